@@ -1,0 +1,300 @@
+//! The JetStream API calls that the gateway makes, as plain requests.
+//!
+//! Not through async-nats' JetStream context: configurations must be sent and compared as hosts and servers
+//! write them, byte for byte and with every member, and the stream's clock (`ts`) is needed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::connection::{Connection, RequestFailed};
+use crate::domain::Epoch;
+
+/// How long one API call may take.
+pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Subjects that a server lists at a time.
+const SUBJECTS_PAGE: usize = 100_000;
+
+/// Error codes of JetStream (`err_code`) that are told apart.
+pub mod code {
+    /// No such stream.
+    pub const STREAM_NOT_FOUND: u16 = 10059;
+    /// JetStream is off for the account.
+    pub const NOT_ENABLED_FOR_ACCOUNT: u16 = 10039;
+    /// JetStream is off on the server.
+    pub const NOT_ENABLED: u16 = 10076;
+    /// No message at the sequence.
+    pub const MESSAGE_NOT_FOUND: u16 = 10037;
+    /// A delete of a message that is not there.
+    pub const SEQUENCE_NOT_FOUND: u16 = 10043;
+}
+
+/// Why an API call has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// No answer. `NoResponders` means that JetStream is off or has no leader.
+    #[error("the JetStream API did not answer: {0:?}")]
+    Request(RequestFailed),
+    /// JetStream refused.
+    #[error("JetStream refused: {description} ({err_code})")]
+    Refused {
+        /// JetStream's own code.
+        err_code: u16,
+        /// JetStream's words.
+        description: String,
+    },
+    /// The answer cannot be read.
+    #[error("JetStream's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl ApiError {
+    /// Whether JetStream says that there is no such stream.
+    pub fn is_stream_not_found(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                err_code: code::STREAM_NOT_FOUND,
+                ..
+            }
+        )
+    }
+}
+
+/// A stream as its leader describes it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StreamInfo {
+    /// The configuration, with every member the server sent.
+    pub config: Value,
+    /// When this incarnation was created, as JetStream writes it.
+    pub created: String,
+    /// What it holds.
+    pub state: StreamState,
+    /// The leader's clock at the answer, RFC 3339.
+    #[serde(default)]
+    pub ts: Option<String>,
+}
+
+/// What a stream holds.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StreamState {
+    /// Messages.
+    pub messages: u64,
+    /// The last sequence.
+    pub last_seq: u64,
+    /// Messages by subject, where asked for.
+    #[serde(default)]
+    pub subjects: Option<HashMap<String, u64>>,
+}
+
+impl StreamInfo {
+    /// The incarnation of the stream.
+    pub fn epoch(&self, name: &str) -> Epoch {
+        Epoch::of_stream(name, &self.created)
+    }
+
+    /// The leader's clock at the answer, Unix milliseconds rounded down. Servers send it since 2.10.
+    pub fn unix_millis(&self) -> Option<i64> {
+        let text = self.ts.as_deref()?;
+        let format = &time::format_description::well_known::Rfc3339;
+        let at = time::OffsetDateTime::parse(text, format).ok()?;
+        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
+    }
+}
+
+/// The answer to a create.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Created {
+    /// Whether this call created it; not where an equal one was there.
+    #[serde(default)]
+    pub did_create: bool,
+}
+
+/// A consumer as the server describes it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ConsumerInfo {
+    /// The last delivered message.
+    pub delivered: Delivered,
+    /// Messages that are still to be delivered.
+    pub num_pending: u64,
+}
+
+/// The last message that a consumer delivered.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Delivered {
+    /// Its number in the consumer.
+    pub consumer_seq: u64,
+    /// Its number in the stream.
+    pub stream_seq: u64,
+}
+
+/// The JetStream API over one connection.
+#[derive(Clone, Debug)]
+pub struct JetStream {
+    connection: Connection,
+    prefix: String,
+}
+
+impl JetStream {
+    /// The API of the connection's account, in a domain where one is named.
+    pub fn new(connection: Connection, domain: Option<&str>) -> Self {
+        let prefix = match domain {
+            None => "$JS.API".to_owned(),
+            Some(domain) => format!("$JS.{domain}.API"),
+        };
+        Self { connection, prefix }
+    }
+
+    /// The connection that the calls go over.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Describes a stream.
+    pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        self.call(&format!("STREAM.INFO.{stream}"), None).await
+    }
+
+    /// Lists the subjects that a stream holds messages on, and the last sequence for which the list holds. `None` where
+    /// the stream changed while a list of several pages was read.
+    pub async fn stream_subjects(&self, stream: &str) -> Result<Option<(HashSet<String>, u64)>, ApiError> {
+        let call = format!("STREAM.INFO.{stream}");
+        let mut subjects = HashSet::new();
+        let mut first = None;
+        loop {
+            let request = json!({"subjects_filter": ">", "offset": subjects.len()});
+            let page: StreamInfo = self.call(&call, Some(request)).await?;
+            let state = (page.state.messages, page.state.last_seq);
+            // The server answers 100,000 subjects at a time; between two pages what is removed shifts the rest.
+            if *first.get_or_insert(state) != state {
+                return Ok(None);
+            }
+            let listed = page.state.subjects.unwrap_or_default();
+            if listed.is_empty() {
+                return Ok(Some((subjects, state.1)));
+            }
+            subjects.extend(listed.into_keys());
+            if subjects.len() < SUBJECTS_PAGE {
+                return Ok(Some((subjects, state.1)));
+            }
+        }
+    }
+
+    /// Names all streams.
+    pub async fn stream_names(&self) -> Result<Vec<String>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(default)]
+            streams: Option<Vec<String>>,
+            total: usize,
+        }
+        let mut names = Vec::new();
+        loop {
+            let page: Page = self
+                .call("STREAM.NAMES", Some(json!({"offset": names.len()})))
+                .await?;
+            let streams = page.streams.unwrap_or_default();
+            let is_last = streams.is_empty();
+            names.extend(streams);
+            if is_last || names.len() >= page.total {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Creates a stream. An equal one that exists is a success; JetStream refuses where another one does.
+    pub async fn stream_create(&self, stream: &str, config: &Value) -> Result<Created, ApiError> {
+        self.call(&format!("STREAM.CREATE.{stream}"), Some(config.clone()))
+            .await
+    }
+
+    /// Removes one message. `false` where it was no longer there.
+    pub async fn message_delete(&self, stream: &str, sequence: u64) -> Result<bool, ApiError> {
+        let request = json!({"seq": sequence, "no_erase": true});
+        match self
+            .call::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), Some(request))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(ApiError::Refused {
+                err_code: code::MESSAGE_NOT_FOUND | code::SEQUENCE_NOT_FOUND,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a named consumer.
+    pub async fn consumer_create(
+        &self,
+        stream: &str,
+        name: &str,
+        config: &Value,
+    ) -> Result<ConsumerInfo, ApiError> {
+        let request = json!({"stream_name": stream, "config": config, "action": "create"});
+        self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), Some(request))
+            .await
+    }
+
+    /// Describes a consumer.
+    pub async fn consumer_info(&self, stream: &str, name: &str) -> Result<ConsumerInfo, ApiError> {
+        self.call(&format!("CONSUMER.INFO.{stream}.{name}"), None).await
+    }
+
+    /// Deletes a consumer.
+    pub async fn consumer_delete(&self, stream: &str, name: &str) -> Result<(), ApiError> {
+        self.call::<Value>(&format!("CONSUMER.DELETE.{stream}.{name}"), None)
+            .await
+            .map(drop)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, call: &str, request: Option<Value>) -> Result<T, ApiError> {
+        let payload = match request {
+            None => Bytes::new(),
+            Some(request) => request.to_string().into(),
+        };
+        let subject = format!("{}.{call}", self.prefix);
+        let answer = self
+            .connection
+            .request(&subject, HeaderMap::new(), payload, API_TIMEOUT)
+            .await
+            .map_err(ApiError::Request)?;
+        read(&answer.payload)
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ApiError> {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<ErrorBody>,
+    }
+    let unreadable = |error: serde_json::Error| ApiError::Unreadable(error.to_string());
+    if let Some(error) = serde_json::from_slice::<Failed>(answer)
+        .map_err(unreadable)?
+        .error
+    {
+        return Err(ApiError::Refused {
+            err_code: error.err_code,
+            description: error.description,
+        });
+    }
+    serde_json::from_slice(answer).map_err(unreadable)
+}
+
+/// How JetStream words an error.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ErrorBody {
+    /// JetStream's own code.
+    #[serde(default)]
+    pub err_code: u16,
+    /// JetStream's words.
+    #[serde(default)]
+    pub description: String,
+}

@@ -1,0 +1,429 @@
+//! One connection to NATS: what it is doing, and a request that says honestly what became of it.
+//!
+//! A request has three ends that must never be confused: an answer, *known not sent*, and *unknown*. async-nats
+//! queues what is published while it reconnects and sends it later, so the connection is looked at first and
+//! nothing is handed over while it is away. What was handed over and not answered is unknown.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind, ServerAddr, ServerError,
+    Subscriber,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, error, info, warn};
+
+/// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
+pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
+
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+const COMMAND_QUEUE: usize = 256;
+const VIOLATION_MEMORY: Duration = Duration::from_secs(30);
+
+/// Where and how to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// `nats://host:port`, several comma-separated.
+    pub servers: String,
+    /// A NATS credentials file (user JWT and nkey seed).
+    pub credentials_file: Option<std::path::PathBuf>,
+    /// The name that the server shows for the connection.
+    pub name: String,
+}
+
+/// Why NATS could not be connected to at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The credentials file cannot be read.
+    #[error("cannot read the NATS credentials file {path}")]
+    Credentials {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address list does not parse, or the like.
+    #[error("cannot connect to NATS at {servers}: {reason}")]
+    Options {
+        /// The addresses.
+        servers: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not connected; the client tries again by itself.
+    Away,
+    /// Connected to a server that is new enough.
+    Connected,
+    /// Connected to a server below [`SERVER_FLOOR`]: not used.
+    TooOld(String),
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    status: Status,
+    /// Counts connects, each of which may be to another server.
+    connects: u64,
+    /// Counts losses of the connection, so that a short one is not missed.
+    losses: u64,
+    /// Counts refusals of the gateway's user.
+    violations: u64,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestFailed {
+    /// Known not sent.
+    NotConnected,
+    /// Known not processed: nobody listens on the subject.
+    NoResponders,
+    /// Known not processed: NATS refuses the gateway's user on the subject.
+    Forbidden,
+    /// Known not sent: over the server's `max_payload`.
+    TooLarge,
+    /// It may or may not have been processed.
+    Unknown,
+}
+
+/// One connection to NATS.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    client: Client,
+    state: watch::Receiver<State>,
+    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+    /// The connect whose server was found new enough.
+    judged: Arc<AtomicU64>,
+}
+
+impl Connection {
+    /// Starts to connect, and goes on trying for ever. Fails only for what no trying mends.
+    pub async fn open(config: &ConnectionConfig) -> Result<Self, ConnectError> {
+        let (sender, state) = watch::channel(State {
+            status: Status::Away,
+            connects: 0,
+            losses: 0,
+            violations: 0,
+        });
+        let violations = Arc::new(Mutex::new(Vec::new()));
+        let events = EventSink {
+            state: Arc::new(sender),
+            violations: Arc::clone(&violations),
+        };
+        let client = options(config, events)
+            .await?
+            .connect(&config.servers.split(',').map(str::trim).collect::<Vec<_>>()[..])
+            .await
+            .map_err(|source| ConnectError::Options {
+                servers: without_passwords(&config.servers),
+                reason: source.to_string(),
+            })?;
+        let connection = Self {
+            client,
+            state,
+            violations,
+            judged: Arc::default(),
+        };
+        Ok(connection)
+    }
+
+    /// What the connection is doing. Judges the server's version once a connect.
+    pub fn status(&self) -> Status {
+        let connects = {
+            let state = self.state.borrow();
+            match &state.status {
+                Status::Connected => state.connects,
+                other @ (Status::Away | Status::TooOld(_)) => return other.clone(),
+            }
+        };
+        if self.judged.load(Ordering::Relaxed) == connects {
+            return Status::Connected;
+        }
+        match self.client.try_server_info() {
+            Some(info) if is_below_floor(&info.version) => Status::TooOld(info.version),
+            Some(_) => {
+                self.judged.store(connects, Ordering::Relaxed);
+                Status::Connected
+            }
+            // Not told yet: asked again by the next call.
+            None => Status::Connected,
+        }
+    }
+
+    /// The version of the connected server.
+    pub fn server_version(&self) -> Option<String> {
+        matches!(self.status(), Status::Connected)
+            .then(|| self.client.try_server_info().map(|info| info.version))
+            .flatten()
+    }
+
+    /// Resolves once connected to a usable server.
+    pub async fn connected(&self) {
+        let mut state = self.state.clone();
+        while self.status() != Status::Connected {
+            if state.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Resolves once the status is another than this.
+    pub async fn no_longer(&self, status: &Status) {
+        let mut state = self.state.clone();
+        while self.status() == *status {
+            if state.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// How often the connection has been lost.
+    pub fn losses(&self) -> u64 {
+        self.state.borrow().losses
+    }
+
+    /// Resolves once the connection has been lost more often than `losses`.
+    pub async fn lost_since(&self, losses: u64) {
+        let mut state = self.state.clone();
+        // An error means that the client is gone for good, which is a loss too.
+        if state.wait_for(|state| state.losses > losses).await.is_err() {
+            warn!("the NATS client has stopped");
+        }
+    }
+
+    /// Sends a request and waits for its answer, at most for `timeout`.
+    pub async fn request(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Message, RequestFailed> {
+        if self.status() != Status::Connected {
+            return Err(RequestFailed::NotConnected);
+        }
+        let before = self.state.borrow().clone();
+        let request = Request::new()
+            .headers(headers)
+            .payload(payload)
+            .timeout(Some(timeout));
+        tokio::select! {
+            biased;
+            answer = self.client.send_request(subject.to_owned(), request) => {
+                answer.map_err(|error| match error.kind() {
+                    RequestErrorKind::NoResponders => RequestFailed::NoResponders,
+                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                        RequestFailed::TooLarge
+                    }
+                    RequestErrorKind::TimedOut | RequestErrorKind::Other => RequestFailed::Unknown,
+                })
+            }
+            trouble = self.trouble(before, subject) => Err(trouble),
+            // The client's own timeout does not cover its full command queue.
+            () = tokio::time::sleep(timeout) => Err(RequestFailed::Unknown),
+        }
+    }
+
+    /// Publishes without an answer; for what may get lost.
+    pub async fn notify(&self, subject: String, payload: Bytes) {
+        if let Err(error) = self.client.publish(subject, payload).await {
+            warn!(%error, "a publish was not handed over");
+        }
+    }
+
+    /// Subscribes.
+    pub async fn subscribe(&self, subject: String) -> Result<Subscriber, RequestFailed> {
+        self.client
+            .subscribe(subject)
+            .await
+            .map_err(|_closed| RequestFailed::NotConnected)
+    }
+
+    /// A subject that only this connection listens to.
+    pub fn new_inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
+    /// The server's bound for headers and payload together, bytes.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Sends what is buffered, and closes.
+    pub async fn close(&self) {
+        if let Err(error) = self.client.drain().await {
+            warn!(%error, "the NATS connection did not drain");
+        }
+    }
+
+    /// Resolves when a request on `subject` has lost its hope for an answer.
+    async fn trouble(&self, before: State, subject: &str) -> RequestFailed {
+        let mut state = self.state.clone();
+        loop {
+            let now = state.borrow_and_update().clone();
+            if now.violations > before.violations && self.is_forbidden(subject) {
+                return RequestFailed::Forbidden;
+            }
+            if now.losses > before.losses || state.changed().await.is_err() {
+                return RequestFailed::Unknown;
+            }
+        }
+    }
+
+    fn is_forbidden(&self, subject: &str) -> bool {
+        let quoted = format!("\"{subject}\"");
+        self.violations
+            .lock()
+            .iter()
+            .any(|(_, text)| text.contains(&quoted))
+    }
+}
+
+#[derive(Clone)]
+struct EventSink {
+    state: Arc<watch::Sender<State>>,
+    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+impl EventSink {
+    fn take(&self, event: Event) {
+        match event {
+            Event::Connected => {
+                info!("connected to NATS");
+                self.state.send_modify(|state| {
+                    state.status = Status::Connected;
+                    state.connects += 1;
+                });
+            }
+            Event::Disconnected => {
+                warn!("the connection to NATS is lost");
+                self.away();
+            }
+            Event::Closed | Event::Draining => {
+                debug!(%event, "the connection to NATS ends");
+                self.away();
+            }
+            Event::ServerError(ServerError::Other(text)) if text.contains("ermissions Violation") => {
+                error!(%text, "NATS refuses the gateway's user");
+                self.remember_violation(text);
+                self.state.send_modify(|state| state.violations += 1);
+            }
+            Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) | Event::LameDuckMode => {
+                warn!(%event, "NATS");
+            }
+        }
+    }
+
+    fn away(&self) {
+        self.state.send_modify(|state| {
+            state.status = Status::Away;
+            state.losses += 1;
+        });
+    }
+
+    fn remember_violation(&self, text: String) {
+        let now = Instant::now();
+        let mut violations = self.violations.lock();
+        violations.retain(|(at, _)| now.duration_since(*at) < VIOLATION_MEMORY);
+        violations.push((now, text));
+    }
+}
+
+async fn options(config: &ConnectionConfig, events: EventSink) -> Result<ConnectOptions, ConnectError> {
+    let mut options = match &config.credentials_file {
+        None => ConnectOptions::new(),
+        Some(path) => ConnectOptions::with_credentials_file(path)
+            .await
+            .map_err(|source| ConnectError::Credentials {
+                path: path.display().to_string(),
+                source,
+            })?,
+    };
+    if let Some((user, password)) = user_of(&config.servers)? {
+        options = options.user_and_password(user, password);
+    }
+    options = options
+        .name(&config.name)
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .client_capacity(COMMAND_QUEUE)
+        .reconnect_delay_callback(|attempts| {
+            let shift = u32::try_from(attempts.min(6)).unwrap_or(6);
+            RECONNECT_DELAY_MAX
+                .min(Duration::from_millis(50) * (1 << shift))
+                .mul_f64(jitter())
+        })
+        .event_callback(move |event| {
+            events.take(event);
+            std::future::ready(())
+        });
+    Ok(options)
+}
+
+/// The user and password that the first address names; async-nats itself would leave them out.
+fn user_of(servers: &str) -> Result<Option<(String, String)>, ConnectError> {
+    let first = servers.split(',').next().unwrap_or_default().trim();
+    let address: ServerAddr = first
+        .parse()
+        .map_err(|error: std::io::Error| ConnectError::Options {
+            servers: without_passwords(servers),
+            reason: error.to_string(),
+        })?;
+    Ok(match (address.username(), address.password()) {
+        (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
+        _ => None,
+    })
+}
+
+/// As errors and logs may show it.
+fn without_passwords(servers: &str) -> String {
+    servers
+        .split(',')
+        .map(|server| server.rsplit_once('@').map_or(server, |(_, place)| place))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Between 0.5 and 1, so that many gateways do not come back at once.
+fn jitter() -> f64 {
+    let [.., byte] = *uuid::Uuid::now_v7().as_bytes();
+    0.5 + f64::from(byte) / 512.0
+}
+
+fn is_below_floor(version: &str) -> bool {
+    let numbers = version
+        .split(['.', '-'])
+        .take(3)
+        .map(|part| part.parse().unwrap_or(0))
+        .collect::<Vec<u64>>();
+    numbers.as_slice() < SERVER_FLOOR.as_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_2_10_20() {
+        assert!(is_below_floor("2.9.25"));
+        assert!(is_below_floor("2.10.19"));
+        assert!(!is_below_floor("2.10.20"));
+        assert!(!is_below_floor("2.10.25-RC.1"));
+        assert!(!is_below_floor("2.15.1"));
+    }
+}
