@@ -1,0 +1,212 @@
+//! Why an operation has no result, in words that say what the caller does next.
+
+use std::time::Duration;
+
+use super::decide::Refusal;
+use crate::{
+    auth::Denied,
+    domain::{EntryKey, claims_token::TokenRefused},
+    store::{
+        api::{ApiError, code},
+        connection::RequestFailed,
+        drift::Drift,
+    },
+};
+
+/// Why an operation has no result. One variant a reason of the API.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Not granted, or no such lattice for the caller.
+    #[error("the lattice `{}` is not granted for `{}`", .0.lattice, .0.verb)]
+    Denied(Denied),
+    /// The request id came before with other content.
+    #[error("this request_id was used for another request on this entry; use a new one")]
+    RequestIdReused,
+    /// The claims token is refused.
+    #[error("the claims token is refused: {0}")]
+    ClaimsInvalid(TokenRefused),
+    /// The page token is of another lattice, stream or filter.
+    #[error("the page_token is not of this list; start it again without one")]
+    PageTokenInvalid,
+    /// The entry is absent.
+    #[error("no such entry: {entry}")]
+    NotFound {
+        /// The entry.
+        entry: String,
+    },
+    /// The entry exists.
+    #[error("the entry exists: {entry}")]
+    Exists {
+        /// The entry.
+        entry: String,
+    },
+    /// The etag is another, or the entry is absent.
+    #[error("the entry is no longer as the etag says; read it again: {entry}")]
+    EtagMismatch {
+        /// The entry.
+        entry: String,
+    },
+    /// Too many writers on the entry until the deadline.
+    #[error("too many writers on this entry; nothing was written; try again")]
+    Contention,
+    /// The outcome of an earlier attempt can no longer be known.
+    #[error(
+        "an earlier attempt may have been applied and was then superseded; it can no longer be told; read the entry \
+         before you decide"
+    )]
+    OutcomeSuperseded,
+    /// Neither stream nor bucket.
+    #[error("the lattice `{lattice}` is not provisioned: it has no stream; provision it, or start a host")]
+    NotProvisioned {
+        /// The lattice.
+        lattice: String,
+    },
+    /// The stream's configuration is unsafe for writes.
+    #[error(
+        "writes are refused: the stream's `{}` is {} and must be {}; change the stream back, then try again", .0.field, .0.have, .0.want
+    )]
+    Drift(Drift),
+    /// Hosts of this layout have no such operation.
+    #[error("layout {layout} has no such operation: {operation}")]
+    LayoutUnsupported {
+        /// The layout.
+        layout: &'static str,
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// The layout cannot be told.
+    #[error(
+        "the layout of the lattice `{lattice}` cannot be told: both its stream and its bucket exist, or the bucket does not \
+         tell its era; set `{setting}`"
+    )]
+    LayoutAmbiguous {
+        /// The lattice.
+        lattice: String,
+        /// The setting that decides it.
+        setting: String,
+    },
+    /// JetStream is off.
+    #[error("JetStream is off for the gateway's NATS account; turn it on")]
+    JetStreamDisabled,
+    /// NATS refuses the gateway's user.
+    #[error("NATS refuses the gateway's user on `{subject}`; grant it the permission")]
+    Forbidden {
+        /// The subject.
+        subject: String,
+    },
+    /// The revision is of a stream that is gone.
+    #[error(
+        "the revision asked for is not of this lattice's stream, or of one that is gone; read without it"
+    )]
+    RevisionUnavailable,
+    /// The stream or the account is full.
+    #[error("the stream or the NATS account is full; nothing was written")]
+    BackendFull,
+    /// All calls that are admitted are in flight.
+    #[error("the server has all the calls in flight that it admits; nothing was done; try again")]
+    Overloaded,
+    /// Known not applied.
+    #[error("NATS cannot serve this now: {why}; nothing was written; try again")]
+    BackendUnavailable {
+        /// Why.
+        why: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Known not applied.
+    #[error("the server is shutting down; nothing was written; use another")]
+    ShuttingDown,
+    /// Sent, no answer in time.
+    #[error(
+        "the write was sent and no answer came in time; call again with this request_id and with retry_age"
+    )]
+    OutcomeUnknown {
+        /// The caller's, or the one made for it.
+        request_id: String,
+    },
+    /// Whether the stream was created is not known. Asking again is harmless.
+    #[error("the stream was asked for and no answer came in time; call again, which is harmless")]
+    ProvisionUnknown,
+    /// A read was not ready in time.
+    #[error("the answer was not ready in time; nothing was changed; try again")]
+    ReadTimedOut,
+    /// The stored body would be too large.
+    #[error("the entry would be stored with {actual} bytes, at most {max} are taken; make it smaller")]
+    BodyTooLarge {
+        /// The most that is stored, bytes.
+        max: usize,
+        /// What it would be, bytes.
+        actual: usize,
+    },
+    /// A bug, or a record that cannot be read.
+    #[error("internal error")]
+    Internal {
+        /// For the log, never for the caller.
+        detail: String,
+    },
+}
+
+impl ControlError {
+    /// Why NATS cannot serve, with the usual advice.
+    pub fn unavailable(why: &'static str) -> Self {
+        Self::BackendUnavailable {
+            why,
+            retry_after: Duration::from_millis(500),
+        }
+    }
+
+    /// Reads a failed API call about a lattice.
+    pub fn of_api(error: ApiError, lattice: &str) -> Self {
+        match error {
+            ApiError::Request(RequestFailed::NotConnected) => {
+                Self::unavailable("the gateway is not connected")
+            }
+            ApiError::Request(RequestFailed::Forbidden) => Self::Forbidden {
+                subject: "$JS.API.>".to_owned(),
+            },
+            ApiError::Request(RequestFailed::Unknown) => Self::unavailable("JetStream does not answer"),
+            ApiError::Refused {
+                err_code: code::STREAM_NOT_FOUND,
+                ..
+            } => Self::NotProvisioned {
+                lattice: lattice.to_owned(),
+            },
+            ApiError::Request(RequestFailed::NoResponders)
+            | ApiError::Refused {
+                err_code: code::NOT_ENABLED | code::NOT_ENABLED_FOR_ACCOUNT,
+                ..
+            } => Self::JetStreamDisabled,
+            ApiError::Refused {
+                err_code: 10005..=10009 | 10118,
+                ..
+            } => Self::unavailable("the stream has no leader"),
+            ApiError::Refused {
+                err_code: 10023 | 10028 | 10047,
+                ..
+            } => Self::BackendFull,
+            error @ (ApiError::Request(RequestFailed::TooLarge)
+            | ApiError::Refused { .. }
+            | ApiError::Unreadable(_)) => Self::Internal {
+                detail: error.to_string(),
+            },
+        }
+    }
+
+    /// Puts a refusal of the write protocol into the words of the entry.
+    pub fn of_refusal(refusal: &Refusal, key: &EntryKey) -> Self {
+        let entry = key.to_string();
+        match refusal {
+            Refusal::RequestIdReused => Self::RequestIdReused,
+            Refusal::Token(refused) => Self::ClaimsInvalid(*refused),
+            Refusal::EtagMismatch => Self::EtagMismatch { entry },
+            Refusal::NotFound => Self::NotFound { entry },
+            Refusal::Exists => Self::Exists { entry },
+        }
+    }
+}
+
+impl From<Denied> for ControlError {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}

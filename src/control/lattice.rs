@@ -1,0 +1,269 @@
+//! One lattice that is open: its mirror, its writers' queues, and what is known of its stream.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::{Clock, ControlError, Deadline, lattices::LatticeSettings, mutate::Joined, queue::KeyQueues};
+use crate::{
+    domain::{EntryKey, LatticeName, Revision},
+    store::{
+        api::JetStream,
+        feed::{Feed, Inspection},
+        mirror::{Contents, Mirror},
+    },
+};
+
+/// For how long before a migration was noticed acknowledged writes are listed as at risk.
+pub const AT_RISK_WINDOW: Duration = Duration::from_secs(10);
+const AT_RISK_MAX: usize = 1_000;
+
+/// One open lattice.
+#[derive(Debug)]
+pub struct Lattice {
+    pub(super) name: LatticeName,
+    pub(super) stream: String,
+    pub(super) subject_prefix: String,
+    pub(super) api: JetStream,
+    pub(super) feed: Feed,
+    pub(super) settings: Arc<LatticeSettings>,
+    pub(super) queues: KeyQueues,
+    pub(super) joined: Joined,
+    pub(super) clock: Clock,
+    pub(super) ack_timeout: Duration,
+    acknowledged: Mutex<VecDeque<(Instant, WriteAtRisk)>>,
+}
+
+/// A write that was acknowledged shortly before a migration was noticed.
+#[derive(Clone, Debug)]
+pub struct WriteAtRisk {
+    /// The entry.
+    pub key: EntryKey,
+    /// Where it was written.
+    pub revision: Revision,
+    /// When it was acknowledged, since the Unix epoch.
+    pub acknowledged: Duration,
+}
+
+/// What a look at the leader told.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// The leader's clock, Unix milliseconds.
+    pub unix_millis: i64,
+    /// The stream's last sequence.
+    pub last: Revision,
+}
+
+impl Lattice {
+    #[expect(clippy::too_many_arguments, reason = "called in one place, by names")]
+    pub(super) fn new(
+        name: LatticeName,
+        stream: String,
+        subject_prefix: String,
+        api: JetStream,
+        feed: Feed,
+        settings: Arc<LatticeSettings>,
+        clock: Clock,
+        ack_timeout: Duration,
+    ) -> Self {
+        Self {
+            name,
+            stream,
+            subject_prefix,
+            api,
+            feed,
+            settings,
+            queues: KeyQueues::default(),
+            joined: Joined::default(),
+            clock,
+            ack_timeout,
+            acknowledged: Mutex::default(),
+        }
+    }
+
+    /// What the stream holds.
+    pub fn mirror(&self) -> &Mirror {
+        self.feed.mirror()
+    }
+
+    /// What the leader last told of the stream.
+    pub fn inspection(&self) -> Inspection {
+        self.feed.inspection()
+    }
+
+    /// Whether the stream is still there, as far as is known.
+    pub(super) fn exists(&self) -> bool {
+        self.feed.with_inspection(|inspection| inspection.exists)
+    }
+
+    /// Refuses calls while the layout cannot be told, and those on a stream that is gone.
+    pub(super) fn readable(&self) -> Result<(), ControlError> {
+        self.feed.with_inspection(|inspection| {
+            // First, since the migrating host deletes the stream in the end.
+            if inspection.is_migrating && self.settings.layout.is_none() {
+                return Err(ambiguous(&self.name));
+            }
+            match inspection.exists {
+                true => Ok(()),
+                false => Err(not_provisioned(&self.name)),
+            }
+        })
+    }
+
+    /// Refuses writes besides while the stream's configuration is unsafe.
+    pub(super) fn writable(&self) -> Result<(), ControlError> {
+        self.readable()?;
+        self.feed.with_inspection(|inspection| {
+            match inspection.drift.iter().find(|drift| drift.blocks_writes) {
+                Some(drift) => Err(ControlError::Drift(drift.clone())),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Bytes in a message, headers included, that both the server and the stream take.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        let of_stream = self
+            .feed
+            .with_inspection(|inspection| inspection.config.get("max_msg_size")?.as_u64())
+            .and_then(|max| usize::try_from(max).ok());
+        let of_server = self.api.connection().max_payload();
+        of_stream.map_or(of_server, |max| max.min(of_server))
+    }
+
+    /// Waits until the stream was read once.
+    pub(super) async fn ready(&self, deadline: Deadline) -> Result<(), ControlError> {
+        match deadline.bound(self.mirror().ready()).await {
+            Some(()) => Ok(()),
+            None => Err(
+                match self.feed.with_inspection(|inspection| inspection.trouble.clone()) {
+                    Some(trouble) => ControlError::of_api(trouble, self.name.as_str()),
+                    None => ControlError::unavailable("the stream is still being read"),
+                },
+            ),
+        }
+    }
+
+    /// Looks at the mirror, once it was read.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Contents) -> T) -> Result<T, ControlError> {
+        self.mirror()
+            .read(look)
+            .ok_or_else(|| ControlError::unavailable("the stream is still being read"))
+    }
+
+    /// Has the mirror reach the last sequence that the stream's leader tells now.
+    pub(super) async fn fresh(&self, deadline: Deadline) -> Result<Fresh, ControlError> {
+        let before = self.mirror().position();
+        let info = deadline
+            .bound(self.api.stream_info(&self.stream))
+            .await
+            .ok_or(ControlError::ReadTimedOut)?
+            .map_err(|error| ControlError::of_api(error, self.name.as_str()))?;
+        let last = Revision {
+            epoch: info.epoch(&self.stream),
+            sequence: info.state.last_seq,
+        };
+        let is_other_story =
+            before.is_some_and(|before| before.epoch != last.epoch || before.sequence > last.sequence);
+        let caught_up = async {
+            if is_other_story {
+                let exchanges = self.mirror().exchanges();
+                self.feed.reread();
+                self.mirror().exchanged_since(exchanges).await;
+            }
+            self.catch_up(last).await;
+        };
+        match deadline.bound(caught_up).await {
+            Some(()) => Ok(Fresh {
+                unix_millis: info.unix_millis().ok_or_else(|| ControlError::Internal {
+                    detail: "the NATS server tells no time".to_owned(),
+                })?,
+                last,
+            }),
+            None => Err(ControlError::ReadTimedOut),
+        }
+    }
+
+    /// Waits until the mirror has reached `last`, which the leader told. Where the last messages were removed the
+    /// consumer never delivers them: then the consumer tells that it has nothing more.
+    async fn catch_up(&self, last: Revision) {
+        const PATIENCE: Duration = Duration::from_millis(20);
+        loop {
+            tokio::select! {
+                () = self.mirror().reached(last) => return,
+                () = sleep(PATIENCE) => self.ask_consumer(last).await,
+            }
+        }
+    }
+
+    async fn ask_consumer(&self, last: Revision) {
+        let Some((consumer, _)) = self.progress() else {
+            return;
+        };
+        let Ok(info) = self.api.consumer_info(&self.stream, &consumer).await else {
+            return;
+        };
+        let is_all_in = info.num_pending == 0
+            && self.progress() == Some((consumer, info.delivered.consumer_seq))
+            && self
+                .mirror()
+                .position()
+                .is_some_and(|position| position.epoch == last.epoch);
+        if is_all_in {
+            self.feed.caught_up(last.sequence);
+        }
+    }
+
+    fn progress(&self) -> Option<(String, u64)> {
+        self.mirror().read(|contents| {
+            let (consumer, received) = contents.progress();
+            (consumer.to_owned(), received)
+        })
+    }
+
+    /// Remembers an acknowledged write for as long as it may be at risk.
+    pub(super) fn acknowledged(&self, key: EntryKey, revision: Revision) {
+        let now = Instant::now();
+        let mut acknowledged = self.acknowledged.lock();
+        while acknowledged.len() >= AT_RISK_MAX
+            || acknowledged
+                .front()
+                .is_some_and(|(at, _)| now.duration_since(*at) > AT_RISK_WINDOW)
+        {
+            acknowledged.pop_front();
+        }
+        let write = WriteAtRisk {
+            key,
+            revision,
+            acknowledged: self.clock.now(),
+        };
+        acknowledged.push_back((now, write));
+    }
+
+    /// The writes that a migration noticed now may have missed.
+    pub(super) fn at_risk(&self) -> Vec<WriteAtRisk> {
+        let now = Instant::now();
+        self.acknowledged
+            .lock()
+            .iter()
+            .filter(|(at, _)| now.duration_since(*at) <= AT_RISK_WINDOW)
+            .map(|(_, write)| write.clone())
+            .collect()
+    }
+}
+
+/// The refusal of a lattice that has neither stream nor bucket.
+pub(super) fn not_provisioned(lattice: &LatticeName) -> ControlError {
+    ControlError::NotProvisioned {
+        lattice: lattice.to_string(),
+    }
+}
+
+/// The refusal of a lattice whose layout cannot be told.
+pub(super) fn ambiguous(lattice: &LatticeName) -> ControlError {
+    ControlError::LayoutAmbiguous {
+        lattice: lattice.to_string(),
+        setting: format!("lattices.{lattice}.layout"),
+    }
+}

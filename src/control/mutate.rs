@@ -1,0 +1,499 @@
+//! Carries a mutation out: one publish, and an honest answer whatever becomes of it.
+//!
+//! A publish whose outcome is unknown is never repeated blindly. The leader's state is read again: the id is there →
+//! it was applied; the home message has not moved → the same publish, with the same expectation, may go out again,
+//! since only one of any number can land; it has moved → the record tells, or the probe, or nobody can. Every
+//! reason that says *not applied* is given only while no publish of the call is unknown.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    ControlError, Deadline,
+    decide::{self, Answer, Desired, Known, Mutation, Publish, Retry, Step},
+    lattice::Lattice,
+};
+use crate::{
+    domain::{Entry, Etag, Revision, revision::Tag},
+    store::{
+        api::ApiError,
+        connection::RequestFailed,
+        drift::Drift,
+        layout::cache_stream,
+        mirror::{Standing, View},
+        publish::{self, Outgoing, Probed, Published, Refused},
+    },
+};
+
+/// Bytes in a stored body, at most.
+pub const BODY_BYTES_MAX: usize = 512 * 1024;
+
+/// For how long an acknowledged write waits to be seen in the mirror, so that its answer tells the time of the write
+/// and a read behind it sees it.
+const SEEN_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// So much later than its task does a call give up on it.
+const OWN_ANSWER_GRACE: Duration = Duration::from_millis(5);
+
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of a mutation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// This call changed the entry.
+    Applied,
+    /// The entry stood as asked.
+    Unchanged,
+    /// An earlier call was applied.
+    AlreadyApplied,
+    /// A live call would be accepted.
+    Validated,
+}
+
+/// The result of a mutation.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Where this request was applied, or the revision it was judged at.
+    pub revision: Revision,
+    /// Whether something else was written to the entry since.
+    pub superseded: bool,
+    /// The entry as it now stands.
+    pub standing: Option<Standing>,
+    /// Of [`Outcome::Validated`]: the entry as it would stand.
+    pub would_stand: Option<Arc<Entry>>,
+}
+
+type Running = Shared<BoxFuture<'static, Result<Written, ControlError>>>;
+
+/// The calls with a client's id that are running here, by message id: the same call that comes again joins.
+#[derive(Debug, Default)]
+pub(super) struct Joined(Mutex<HashMap<String, ([u8; 8], Running)>>);
+
+impl Lattice {
+    /// Carries a mutation out, or joins the same call that is running here already.
+    pub(super) async fn mutate(
+        self: Arc<Self>,
+        mutation: Mutation,
+        tasks: &TaskTracker,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
+        if !mutation.is_joinable() {
+            return self.start(mutation, tasks, deadline).await;
+        }
+        let fingerprint = mutation.intent.stamp.fingerprint;
+        let request_id = mutation.intent.request_id.clone();
+        let running = {
+            let mut joined = self.joined.0.lock();
+            match joined.get(&mutation.intent.message_id) {
+                Some((running, _)) if *running != fingerprint => {
+                    return Err(ControlError::RequestIdReused);
+                }
+                Some((_, running)) => running.clone(),
+                None => {
+                    let message_id = mutation.intent.message_id.clone();
+                    let running = Arc::clone(&self)
+                        .start(mutation, tasks, deadline)
+                        .boxed()
+                        .shared();
+                    joined.insert(message_id, (fingerprint, running.clone()));
+                    running
+                }
+            }
+        };
+        // What was joined may have more time than this call has; what was started has the same, and knows better why
+        // it has no result.
+        deadline
+            .plus(OWN_ANSWER_GRACE)
+            .bound(running)
+            .await
+            .unwrap_or(Err(ControlError::OutcomeUnknown { request_id }))
+    }
+
+    /// Starts a task of its own: a caller that goes away must not leave a mutation half done.
+    fn start(
+        self: Arc<Self>,
+        mutation: Mutation,
+        tasks: &TaskTracker,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Written, ControlError>> + Send + use<> {
+        let task = tasks.spawn(async move {
+            let result = self.carry_out(&mutation, deadline).await;
+            if mutation.is_joinable() {
+                self.joined.0.lock().remove(&mutation.intent.message_id);
+            }
+            result
+        });
+        async move {
+            task.await.unwrap_or_else(|failed| {
+                Err(ControlError::Internal {
+                    detail: failed.to_string(),
+                })
+            })
+        }
+    }
+
+    async fn carry_out(&self, mutation: &Mutation, deadline: Deadline) -> Result<Written, ControlError> {
+        self.ready(deadline).await.map_err(nothing_written)?;
+        let turn = self.queues.turn(&mutation.key);
+        let _turn = deadline.bound(turn).await.ok_or(ControlError::Contention)?;
+        let mut attempt = Attempt {
+            lattice: self,
+            mutation,
+            deadline,
+            fresh: None,
+            unknown: None,
+        };
+        attempt.run().await
+    }
+}
+
+/// A publish of this call whose outcome is unknown.
+#[derive(Clone, Copy, Debug)]
+struct UnknownPublish {
+    sent: Instant,
+    expected_sequence: u64,
+}
+
+/// One call under way.
+struct Attempt<'a> {
+    lattice: &'a Lattice,
+    mutation: &'a Mutation,
+    deadline: Deadline,
+    fresh: Option<i64>,
+    unknown: Option<UnknownPublish>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self) -> Result<Written, ControlError> {
+        loop {
+            if self.deadline.left().is_zero() {
+                return Err(self.not_applied(ControlError::Contention));
+            }
+            self.lattice.writable().map_err(|error| self.not_applied(error))?;
+            let view = self
+                .lattice
+                .look(|contents| contents.view(&self.mutation.key))
+                .map_err(|error| self.not_applied(error))?;
+            self.settle(&view);
+            match decide::decide(self.mutation, &view, self.known()) {
+                Step::Refresh => self.refresh().await?,
+                Step::Refuse(refusal) => {
+                    return Err(self.not_applied(ControlError::of_refusal(&refusal, &self.mutation.key)));
+                }
+                Step::Answer(answer) => return Ok(answered(&answer, &self.mutation.desired, &view)),
+                Step::Probe => {
+                    if let Some(written) = self.probe(&view).await? {
+                        return Ok(written);
+                    }
+                }
+                Step::Publish(due) => {
+                    if let Some(written) = self.publish(due, &view).await? {
+                        return Ok(written);
+                    }
+                }
+            }
+        }
+    }
+
+    fn known(&self) -> Known<'_> {
+        let since_first = self.mutation.retry.map(Retry::age);
+        let since_publish = self.unknown.map(|publish| publish.sent.elapsed());
+        Known {
+            fresh: self.fresh,
+            first_attempt_age: since_first.max(since_publish),
+            unknown_publish: self.unknown.map(|publish| publish.expected_sequence),
+            now_unix_seconds: self.lattice.clock.unix_seconds(),
+            trusted_issuers: &self.lattice.settings.trusted_issuers,
+        }
+    }
+
+    /// Once the home message has moved and the record is complete without this call's id, a publish of it can no
+    /// longer land: its expectation is stale.
+    fn settle(&mut self, view: &View) {
+        if let (Some(publish), Some(stream_now)) = (self.unknown, self.fresh) {
+            let age = i64::try_from(publish.sent.elapsed().as_millis()).unwrap_or(i64::MAX);
+            let has_moved = view.home_sequence != publish.expected_sequence;
+            let is_seen = view.past.find(self.mutation.intent.stamp.id).is_some();
+            if has_moved && !is_seen && view.past.is_complete_since(stream_now.saturating_sub(age)) {
+                self.unknown = None;
+            }
+        }
+    }
+
+    /// Looks at the leader's state. While a publish is unknown it is worth waiting for.
+    async fn refresh(&mut self) -> Result<(), ControlError> {
+        loop {
+            match self.lattice.fresh(self.deadline).await {
+                Ok(fresh) => {
+                    self.fresh = Some(fresh.unix_millis);
+                    return Ok(());
+                }
+                Err(error) if self.unknown.is_none() => return Err(nothing_written(error)),
+                Err(_) if self.deadline.left() <= RETRY_PAUSE => return Err(self.outcome_unknown()),
+                Err(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    async fn publish(&mut self, due: Publish, view: &View) -> Result<Option<Written>, ControlError> {
+        let (subject, body) = self.message(&due)?;
+        let expected_sequence = due.expected_sequence;
+        let sent = Instant::now();
+        let outgoing = Outgoing {
+            stream: &self.lattice.stream,
+            subject: &subject,
+            message_id: &self.mutation.intent.message_id,
+            expected_sequence,
+            evidence: &due.evidence,
+            body,
+        };
+        let timeout = self.lattice.ack_timeout.min(self.deadline.left());
+        let published = publish::publish(self.lattice.api.connection(), outgoing, timeout).await;
+        self.fresh = None;
+        match published {
+            Published::Stored(sequence) => {
+                let outcome = match due.is_unchanged {
+                    true => Outcome::Unchanged,
+                    false => Outcome::Applied,
+                };
+                Ok(Some(self.stored(outcome, sequence, view).await))
+            }
+            Published::Duplicate(sequence) => {
+                self.refresh().await?;
+                let view = self.lattice.look(|contents| contents.view(&self.mutation.key))?;
+                match view.past.find(self.mutation.intent.stamp.id) {
+                    Some(_) => Ok(None),
+                    // It was removed since.
+                    None => Ok(Some(already_applied(sequence, &view))),
+                }
+            }
+            Published::Unknown => {
+                self.unknown = Some(UnknownPublish {
+                    sent: self.unknown.map_or(sent, |earlier| earlier.sent),
+                    expected_sequence,
+                });
+                self.refresh().await?;
+                Ok(None)
+            }
+            Published::Refused(Refused::Overtaken | Refused::InFlight) => {
+                self.refresh().await?;
+                // In a cluster the write that is in flight may not be visible yet.
+                let moved = self.lattice.look(|contents| contents.view(&self.mutation.key))?;
+                if moved.home_sequence == expected_sequence {
+                    sleep(RETRY_PAUSE.min(self.deadline.left())).await;
+                }
+                Ok(None)
+            }
+            Published::Refused(refused) => {
+                if self.unknown.is_some() {
+                    sleep(RETRY_PAUSE.min(self.deadline.left())).await;
+                    self.refresh().await?;
+                    return Ok(None);
+                }
+                Err(self.refused(refused, &subject).await)
+            }
+        }
+    }
+
+    fn message(&self, due: &Publish) -> Result<(String, bytes::Bytes), ControlError> {
+        let key = &self.mutation.key;
+        let body = match (&self.mutation.desired, &due.current) {
+            (Desired::Entry(entry), _) => cache_stream::put_body(key, entry),
+            (Desired::Absent { .. }, Some(current)) => cache_stream::delete_body(key, &current.entry),
+            (Desired::Absent { .. }, None) => None,
+        };
+        let (Some(home), Some(body)) = (cache_stream::home(key), body) else {
+            return Err(ControlError::Internal {
+                detail: format!("no message for {key}"),
+            });
+        };
+        Ok((format!("{}{home}", self.lattice.subject_prefix), body))
+    }
+
+    /// Answers an acknowledged write, from the mirror where it is seen there in time.
+    async fn stored(&self, outcome: Outcome, sequence: u64, before: &View) -> Written {
+        let revision = Revision {
+            epoch: before.position.epoch,
+            sequence,
+        };
+        let own = self.mutation.intent.stamp;
+        let seen = tokio::time::timeout(
+            SEEN_TIMEOUT.min(self.deadline.left()),
+            self.lattice.mirror().reached(revision),
+        );
+        let view = match seen.await {
+            Ok(()) => self
+                .lattice
+                .look(|contents| contents.view(&self.mutation.key))
+                .ok(),
+            Err(_later) => None,
+        };
+        self.lattice.acknowledged(self.mutation.key.clone(), revision);
+        let winner = view.as_ref().and_then(|view| view.winner.as_ref());
+        match (view.as_ref(), winner) {
+            (Some(view), Some(winner)) => Written {
+                outcome,
+                revision,
+                superseded: winner.tag != Tag(own.id),
+                standing: view.standing(),
+                would_stand: None,
+            },
+            _ => Written {
+                outcome,
+                revision,
+                superseded: false,
+                standing: match &self.mutation.desired {
+                    Desired::Entry(entry) => Some(Standing {
+                        entry: Arc::clone(entry),
+                        is_plain: true,
+                        etag: Etag {
+                            revision,
+                            tag: Tag(own.id),
+                        },
+                        unix_nanos: None,
+                    }),
+                    Desired::Absent { .. } => None,
+                },
+                would_stand: None,
+            },
+        }
+    }
+
+    async fn probe(&mut self, view: &View) -> Result<Option<Written>, ControlError> {
+        let home = cache_stream::home(&self.mutation.key).ok_or_else(|| ControlError::Internal {
+            detail: format!("no home for {}", self.mutation.key),
+        })?;
+        let subject = format!("{}{home}", self.lattice.subject_prefix);
+        let probed = publish::probe(
+            self.lattice.api.connection(),
+            &self.lattice.stream,
+            &subject,
+            &self.mutation.intent.message_id,
+            self.lattice.ack_timeout.min(self.deadline.left()),
+        )
+        .await;
+        match probed {
+            Probed::Known(sequence) => Ok(Some(already_applied(sequence, view))),
+            Probed::NotKnown => Err(ControlError::OutcomeSuperseded),
+            Probed::Failed(Published::Refused(refused)) if self.unknown.is_none() => {
+                Err(self.refused(refused, &subject).await)
+            }
+            Probed::Failed(_) => {
+                sleep(RETRY_PAUSE.min(self.deadline.left())).await;
+                self.fresh = None;
+                match self.deadline.left().is_zero() {
+                    true => Err(self.outcome_unknown()),
+                    false => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// A reason that says *not applied*, unless a publish of the call is unknown.
+    fn not_applied(&self, error: ControlError) -> ControlError {
+        match self.unknown {
+            None => error,
+            Some(_) => self.outcome_unknown(),
+        }
+    }
+
+    fn outcome_unknown(&self) -> ControlError {
+        ControlError::OutcomeUnknown {
+            request_id: self.mutation.intent.request_id.clone(),
+        }
+    }
+
+    async fn refused(&self, refused: Refused, subject: &str) -> ControlError {
+        match refused {
+            Refused::Overtaken | Refused::InFlight => ControlError::Contention,
+            Refused::Full => ControlError::BackendFull,
+            Refused::NotConnected => ControlError::unavailable("the gateway is not connected"),
+            Refused::Unavailable => ControlError::unavailable("the stream has no leader"),
+            Refused::NoResponders => self.who_is_missing().await,
+            Refused::Forbidden => ControlError::Forbidden {
+                subject: subject.to_owned(),
+            },
+            Refused::TooLarge(actual) => ControlError::BodyTooLarge {
+                max: self.lattice.message_bytes_max(),
+                actual,
+            },
+            Refused::OtherStream => ControlError::Drift(Drift {
+                field: "subjects",
+                want: serde_json::Value::String(self.lattice.stream.clone()),
+                have: serde_json::Value::String("another stream takes the subject".to_owned()),
+                blocks_writes: true,
+            }),
+            Refused::Other(code, description) => ControlError::Internal {
+                detail: format!("JetStream refused the publish: {description} ({code})"),
+            },
+        }
+    }
+
+    /// Nobody took the publish: no stream, no JetStream, or no leader.
+    async fn who_is_missing(&self) -> ControlError {
+        let info = self.lattice.api.stream_info(&self.lattice.stream);
+        match self.deadline.bound(info).await {
+            Some(Ok(_) | Err(ApiError::Request(RequestFailed::Unknown))) | None => {
+                ControlError::unavailable("the stream has no leader")
+            }
+            Some(Err(error)) => ControlError::of_api(error, self.lattice.name.as_str()),
+        }
+    }
+}
+
+/// A look that took too long, in a mutation that has written nothing.
+pub(super) fn nothing_written(error: ControlError) -> ControlError {
+    if error == ControlError::ReadTimedOut {
+        return ControlError::unavailable("JetStream does not answer");
+    }
+    error
+}
+
+/// Answers without a publish.
+pub(super) fn answered(answer: &Answer, desired: &Desired, view: &View) -> Written {
+    let (outcome, would_stand) = match (answer, desired) {
+        (Answer::AlreadyApplied(applied), _) => {
+            let is_winner = view
+                .winner
+                .as_ref()
+                .is_some_and(|winner| winner.revision.sequence == applied.sequence);
+            return Written {
+                superseded: !is_winner,
+                ..already_applied(applied.sequence, view)
+            };
+        }
+        (Answer::Validated, Desired::Entry(entry)) => (Outcome::Validated, Some(Arc::clone(entry))),
+        (Answer::Validated, Desired::Absent { .. }) => (Outcome::Validated, None),
+        (Answer::Unchanged, _) => (Outcome::Unchanged, None),
+    };
+    Written {
+        outcome,
+        revision: view.position,
+        superseded: false,
+        standing: view.standing(),
+        would_stand,
+    }
+}
+
+/// Applied before, and something came after: what stands now is somebody else's.
+fn already_applied(sequence: u64, view: &View) -> Written {
+    Written {
+        outcome: Outcome::AlreadyApplied,
+        revision: Revision {
+            epoch: view.position.epoch,
+            sequence,
+        },
+        superseded: true,
+        standing: view.standing(),
+        would_stand: None,
+    }
+}
