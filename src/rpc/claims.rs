@@ -1,0 +1,208 @@
+//! `ClaimsService`.
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    Call, Gateway, GetQuery, PageQuery,
+    convert::{self, finish, raw_terms, three},
+    status::Failure,
+};
+use crate::{
+    control::{ControlError, mutate::Written, operations::ClaimsSource, page::Filter},
+    domain::{
+        Claims, EntryKey, Invalid, Kind, LatticeName, Violations,
+        claims_token::{self, TOKEN_BYTES_MAX, VerifiedToken},
+        nkey::Nkey,
+    },
+    proto::{
+        DeleteClaimsRequest, DeleteClaimsResponse, GetClaimsRequest, GetClaimsResponse, ListClaimsRequest,
+        ListClaimsResponse, PutClaimsRequest, PutClaimsResponse, claims_service_server::ClaimsService,
+        put_claims_request::Source,
+    },
+};
+
+#[async_trait]
+impl ClaimsService for Gateway {
+    async fn put_claims(
+        &self,
+        request: Request<PutClaimsRequest>,
+    ) -> Result<Response<PutClaimsResponse>, Status> {
+        let call = Call::of(&request);
+        let put = self.put_claims_of(&call, request.into_inner());
+        let (key, written) = put.await.map_err(|failure| failure.into_status(&call))?;
+        Ok(Response::new(PutClaimsResponse {
+            claims: convert::written(&key, &written, convert::claims),
+            result: Some(convert::write_result(&written)),
+        }))
+    }
+
+    async fn get_claims(
+        &self,
+        request: Request<GetClaimsRequest>,
+    ) -> Result<Response<GetClaimsResponse>, Status> {
+        let call = Call::of(&request);
+        self.get_claims_of(&call, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn list_claims(
+        &self,
+        request: Request<ListClaimsRequest>,
+    ) -> Result<Response<ListClaimsResponse>, Status> {
+        let call = Call::of(&request);
+        self.list_claims_page(&call, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn delete_claims(
+        &self,
+        request: Request<DeleteClaimsRequest>,
+    ) -> Result<Response<DeleteClaimsResponse>, Status> {
+        let call = Call::of(&request);
+        let written = self
+            .delete_claims_of(&call, request.into_inner())
+            .await
+            .map_err(|failure| failure.into_status(&call))?;
+        Ok(Response::new(DeleteClaimsResponse {
+            result: Some(convert::write_result(&written)),
+        }))
+    }
+}
+
+/// The claims of a request, parsed, before anything is granted.
+enum Parsed {
+    Signed(Box<VerifiedToken>, String),
+    Unsigned(Nkey, Claims),
+}
+
+impl Parsed {
+    fn key(&self) -> EntryKey {
+        let key = match self {
+            Self::Signed(token, _) => &token.subject,
+            Self::Unsigned(key, _) => key,
+        };
+        EntryKey::Claims(key.as_str().into())
+    }
+}
+
+impl Gateway {
+    async fn put_claims_of(
+        &self,
+        call: &Call,
+        mut request: PutClaimsRequest,
+    ) -> Result<(EntryKey, Written), Failure> {
+        let source = request.source.take();
+        let mut violations = Violations::new();
+        let lattice = convert::lattice(&request.lattice, &mut violations);
+        let parsed = match source {
+            None => violations.check("source", Err(Invalid::Rule("is required: give jwt or claims"))),
+            Some(Source::Claims(claims)) => convert::parse_claims(&claims, &mut violations)
+                .map(|(key, claims)| Ok(Parsed::Unsigned(key, claims))),
+            Some(Source::Jwt(text)) if text.len() > TOKEN_BYTES_MAX => {
+                let invalid = Invalid::TooLong {
+                    limit: "claims_token_bytes_max",
+                    max: TOKEN_BYTES_MAX,
+                    actual: text.len(),
+                };
+                violations.check("jwt", Err(invalid))
+            }
+            Some(Source::Jwt(text)) => Some(
+                claims_token::verify(&text)
+                    .map(|token| Parsed::Signed(Box::new(token), text))
+                    .map_err(ControlError::ClaimsInvalid),
+            ),
+        };
+        let terms = raw_terms!(request, put_claims_request).parse(call, &mut violations);
+        let (lattice, parsed, terms) = finish(three(lattice, parsed, terms), violations)?;
+        // A token's own refusal comes after those of the fields, which name theirs.
+        let parsed = parsed?;
+        let key = parsed.key();
+        let source = self.granted(call, &lattice, parsed)?;
+        let written = self.control.put_claims(source, terms, call.deadline).await?;
+        Ok((key, written))
+    }
+
+    fn granted(
+        &self,
+        call: &Call,
+        lattice: &LatticeName,
+        parsed: Parsed,
+    ) -> Result<ClaimsSource, ControlError> {
+        Ok(match parsed {
+            Parsed::Signed(token, text) => ClaimsSource::Signed {
+                grant: self.grant(call, lattice)?,
+                token,
+                text,
+            },
+            Parsed::Unsigned(key, claims) => ClaimsSource::Unsigned {
+                grant: self.grant(call, lattice)?,
+                key,
+                claims,
+            },
+        })
+    }
+
+    async fn get_claims_of(
+        &self,
+        call: &Call,
+        request: GetClaimsRequest,
+    ) -> Result<GetClaimsResponse, Failure> {
+        let mut violations = Violations::new();
+        let key = convert::required(
+            "public_key",
+            convert::not_empty(&request.public_key),
+            &mut violations,
+        );
+        let asked = GetQuery {
+            lattice: request.lattice,
+            key: key.map(|key| EntryKey::Claims(key.into())),
+            consistency: request.consistency,
+        };
+        let (key, standing) = self.get_entry(call, asked, violations).await?;
+        Ok(GetClaimsResponse {
+            claims: convert::standing_as(&key, &standing, convert::claims),
+        })
+    }
+
+    async fn list_claims_page(
+        &self,
+        call: &Call,
+        request: ListClaimsRequest,
+    ) -> Result<ListClaimsResponse, Failure> {
+        let asked = PageQuery {
+            filter: Filter::new(Kind::Claims, &[&request.public_key]),
+            lattice: request.lattice,
+            consistency: request.consistency,
+            page_size: request.page_size,
+            page_token: request.page_token,
+        };
+        let page = self.list_entries(call, asked).await?;
+        Ok(ListClaimsResponse {
+            claims: page
+                .entries
+                .iter()
+                .filter_map(|(key, standing)| convert::standing_as(key, standing, convert::claims))
+                .collect(),
+            next_page_token: page.next_page_token,
+            revision: Some(convert::revision(page.revision)),
+        })
+    }
+
+    async fn delete_claims_of(&self, call: &Call, request: DeleteClaimsRequest) -> Result<Written, Failure> {
+        let mut violations = Violations::new();
+        let lattice = convert::lattice(&request.lattice, &mut violations);
+        let key = convert::required(
+            "public_key",
+            convert::not_empty(&request.public_key),
+            &mut violations,
+        );
+        let terms = raw_terms!(request, delete_claims_request).parse(call, &mut violations);
+        let (lattice, _key, _terms) = finish(three(lattice, key, terms), violations)?;
+        let grant = self.grant(call, &lattice)?;
+        Ok(self.control.delete_claims(&grant, call.deadline).await?)
+    }
+}

@@ -1,0 +1,291 @@
+//! `LatticeService`.
+
+use data_encoding::BASE64URL_NOPAD;
+use pbjson_types::Duration;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    Call, Gateway,
+    convert::{self, finish, three},
+    status::Failure,
+};
+use crate::{
+    control::{
+        ControlError,
+        lattice::WriteAtRisk,
+        lattices::{Layout, Named, Storage},
+        operations::Description,
+    },
+    domain::{Invalid, Kind, LatticeName, Violations},
+    proto::{
+        self, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest, GetServerInfoResponse,
+        LatticeSummary, ListLatticesRequest, ListLatticesResponse, MalformedEntry, ProvisionLatticeRequest,
+        ProvisionLatticeResponse, lattice_service_server::LatticeService,
+    },
+    store::drift::Drift,
+};
+
+#[async_trait]
+impl LatticeService for Gateway {
+    async fn list_lattices(
+        &self,
+        request: Request<ListLatticesRequest>,
+    ) -> Result<Response<ListLatticesResponse>, Status> {
+        let call = Call::of(&request);
+        self.list_lattices_page(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn get_lattice(
+        &self,
+        request: Request<GetLatticeRequest>,
+    ) -> Result<Response<GetLatticeResponse>, Status> {
+        let call = Call::of(&request);
+        self.get_lattice_of(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn provision_lattice(
+        &self,
+        request: Request<ProvisionLatticeRequest>,
+    ) -> Result<Response<ProvisionLatticeResponse>, Status> {
+        let call = Call::of(&request);
+        self.provision(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn get_server_info(
+        &self,
+        request: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let call = Call::of(&request);
+        let now = self.control.clock().now().as_nanos();
+        Ok(Response::new(GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: Some(self.info.limits),
+            layouts: vec![proto::Layout::CacheStream.into()],
+            default_deadline: Some(self.info.default_deadline.into()),
+            nats_version: self
+                .control
+                .lattices()
+                .api()
+                .connection()
+                .server_version()
+                .unwrap_or_default(),
+            server_time: Some(convert::timestamp(i128::try_from(now).unwrap_or(i128::MAX))),
+            caller: call.caller.as_str().to_owned(),
+        }))
+    }
+}
+
+impl Gateway {
+    async fn list_lattices_page(
+        &self,
+        call: &Call,
+        request: &ListLatticesRequest,
+    ) -> Result<ListLatticesResponse, Failure> {
+        let mut violations = Violations::new();
+        let page_size = convert::page_size(request.page_size, &mut violations);
+        let page_size = finish(page_size, violations)?;
+        let after = match request.page_token.as_str() {
+            "" => String::new(),
+            token => name_of_token(token).ok_or(ControlError::PageTokenInvalid)?,
+        };
+        let visible = |name: &LatticeName| self.grant(call, name).ok();
+        let lattices = self.control.list_lattices(visible, call.deadline).await?;
+        let mut behind = lattices
+            .iter()
+            .skip_while(|(grant, _)| grant.lattice().as_str() <= after.as_str());
+        let page = behind
+            .by_ref()
+            .take(page_size)
+            .map(|(grant, named)| LatticeSummary {
+                name: grant.lattice().to_string(),
+                layout: layout_of_names(*named).into(),
+            })
+            .collect::<Vec<_>>();
+        let next_page_token = match (behind.next(), page.last()) {
+            (Some(_), Some(last)) => BASE64URL_NOPAD.encode(last.name.as_bytes()),
+            _ => String::new(),
+        };
+        Ok(ListLatticesResponse {
+            lattices: page,
+            next_page_token,
+        })
+    }
+
+    async fn get_lattice_of(
+        &self,
+        call: &Call,
+        request: &GetLatticeRequest,
+    ) -> Result<GetLatticeResponse, Failure> {
+        let mut violations = Violations::new();
+        let name = convert::lattice(&request.lattice, &mut violations);
+        let name = finish(name, violations)?;
+        let grant = self.grant::<crate::auth::Read>(call, &name)?;
+        let description = self.control.describe(&grant, call.deadline).await?;
+        Ok(GetLatticeResponse {
+            lattice: Some(lattice(&name, description)),
+        })
+    }
+
+    async fn provision(
+        &self,
+        call: &Call,
+        request: &ProvisionLatticeRequest,
+    ) -> Result<ProvisionLatticeResponse, Failure> {
+        let mut violations = Violations::new();
+        let name = convert::lattice(&request.lattice, &mut violations);
+        let layout = violations.check("layout", provisioned_layout(request.layout));
+        let storage = violations.check("storage", storage(request.storage));
+        let (name, layout, storage) = finish(three(name, layout, storage), violations)?;
+        let grant = self.grant(call, &name)?;
+        if layout != Layout::CacheStream {
+            return Err(Failure::Control(ControlError::LayoutUnsupported {
+                layout: layout.as_str(),
+                operation: "this version of the gateway provisions layout `cache-stream` only",
+            }));
+        }
+        let mode = convert::mode(request.validate_only);
+        let created = self
+            .control
+            .provision(&grant, storage, mode, call.deadline)
+            .await?;
+        let lattice = match self.control.describe(&grant, call.deadline).await {
+            Ok(description) => Some(lattice(&name, description)),
+            Err(ControlError::NotProvisioned { .. }) if request.validate_only => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(ProvisionLatticeResponse { lattice, created })
+    }
+}
+
+fn name_of_token(token: &str) -> Option<String> {
+    let name = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
+    let name = LatticeName::parse(std::str::from_utf8(&name).ok()?).ok()?;
+    Some(name.to_string())
+}
+
+fn provisioned_layout(layout: i32) -> Result<Layout, Invalid> {
+    match proto::Layout::try_from(layout) {
+        Ok(proto::Layout::Unspecified | proto::Layout::CacheStream) => Ok(Layout::CacheStream),
+        Ok(proto::Layout::Kv) => Ok(Layout::Kv),
+        Ok(proto::Layout::Component) => Ok(Layout::Component),
+        Ok(proto::Layout::Undecided) | Err(_) => {
+            Err(Invalid::Rule("is not a layout that can be provisioned"))
+        }
+    }
+}
+
+fn storage(storage: i32) -> Result<Storage, Invalid> {
+    match proto::Storage::try_from(storage) {
+        Ok(proto::Storage::Unspecified | proto::Storage::Memory) => Ok(Storage::Memory),
+        Ok(proto::Storage::File) => Ok(Storage::File),
+        Err(_unknown) => Err(Invalid::Rule("is not a storage; leave it out for memory")),
+    }
+}
+
+fn layout_of_names(named: Named) -> proto::Layout {
+    match (named.stream, named.bucket) {
+        (true, false) => proto::Layout::CacheStream,
+        (true, true) => proto::Layout::Undecided,
+        (false, _) => proto::Layout::Unspecified,
+    }
+}
+
+fn lattice(name: &LatticeName, description: Description) -> proto::Lattice {
+    let count = |kind| {
+        let count = description.counts.get(&kind).copied().unwrap_or(0);
+        u64::try_from(count).unwrap_or(u64::MAX)
+    };
+    let layout = match description.layout {
+        Some(Layout::CacheStream) => proto::Layout::CacheStream,
+        Some(Layout::Kv) => proto::Layout::Kv,
+        Some(Layout::Component) => proto::Layout::Component,
+        None => proto::Layout::Undecided,
+    };
+    proto::Lattice {
+        name: name.to_string(),
+        layout: layout.into(),
+        durability: durability(&description.config),
+        drift: description.drift.iter().map(drift).collect(),
+        malformed_count: u64::try_from(description.malformed_count).unwrap_or(u64::MAX),
+        malformed: description
+            .malformed
+            .iter()
+            .map(|(subject, malformed)| MalformedEntry {
+                subject: subject.clone(),
+                sequence: malformed.sequence,
+                reason: malformed.reason.to_owned(),
+            })
+            .collect(),
+        claims_count: count(Kind::Claims),
+        link_definition_count: count(Kind::LinkDefinition),
+        oci_reference_count: count(Kind::OciReference),
+        revision: description.revision.map(convert::revision),
+        writes_at_risk: description.at_risk.iter().map(write_at_risk).collect(),
+        stale_copies: u64::try_from(description.stale_copies).unwrap_or(u64::MAX),
+        stream: description.stream,
+    }
+}
+
+fn drift(drift: &Drift) -> proto::Drift {
+    proto::Drift {
+        field: drift.field.to_owned(),
+        want: drift.want.to_string(),
+        have: drift.have.to_string(),
+        blocks_writes: drift.blocks_writes,
+    }
+}
+
+fn write_at_risk(write: &WriteAtRisk) -> proto::WriteAtRisk {
+    let acknowledged = i128::try_from(write.acknowledged.as_nanos()).unwrap_or(i128::MAX);
+    proto::WriteAtRisk {
+        entry: write.key.to_string(),
+        revision: Some(convert::revision(write.revision)),
+        acknowledge_time: Some(convert::timestamp(acknowledged)),
+    }
+}
+
+/// What the stream's own configuration says, and what NATS promises of it.
+fn durability(config: &serde_json::Value) -> Option<Durability> {
+    let number = |field| config.get(field).and_then(serde_json::Value::as_u64);
+    let replicas = u32::try_from(number("num_replicas")?).ok()?;
+    let (storage, statement) = match (config.get("storage")?.as_str()?, replicas) {
+        ("memory", 1) => (
+            proto::Storage::Memory,
+            "An acknowledged write stands until the one NATS server that holds the stream stops; then the whole stream is gone.",
+        ),
+        ("memory", _) => (
+            proto::Storage::Memory,
+            "An acknowledged write is on a majority of the replicas and survives the loss of a minority of them; when all stop at \
+             once the stream is empty.",
+        ),
+        (_, 1) => (
+            proto::Storage::File,
+            "An acknowledged write survives a stop or crash of the NATS server's process; a crash of its machine can lose what \
+             was written since the last sync to disk (`sync_interval`, 2 minutes by default).",
+        ),
+        (_, _) => (
+            proto::Storage::File,
+            "An acknowledged write is on a majority of the replicas and survives the loss of a minority of them and a stop of all; \
+             a crash of a majority of the machines at once can lose what was written since their last sync to disk \
+             (`sync_interval`, 2 minutes by default).",
+        ),
+    };
+    Some(Durability {
+        storage: storage.into(),
+        replicas,
+        duplicate_window: number("duplicate_window").map(|nanos| Duration {
+            seconds: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
+            nanos: i32::try_from(nanos % 1_000_000_000).unwrap_or(0),
+        }),
+        statement: statement.to_owned(),
+    })
+}

@@ -1,0 +1,212 @@
+//! What wraps every call: who calls, until when, one span, one count, and a bound on how many there are.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use futures_util::FutureExt;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info_span};
+
+use super::{Call, status};
+use crate::{auth::Caller, control::Deadline, telemetry::Metrics};
+
+const HEALTH_PREFIX: &str = "/grpc.health.";
+
+/// What the layer decides by.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// How many calls may be in flight.
+    pub in_flight: Arc<Semaphore>,
+    /// The deadline of a call that sends none.
+    pub default_deadline: Duration,
+    /// The longest deadline; a longer one is cut.
+    pub deadline_max: Duration,
+    /// Cancelled once the server drains: calls that still come are refused.
+    pub draining: CancellationToken,
+    /// The counts.
+    pub metrics: Metrics,
+}
+
+/// Wraps one call.
+pub async fn call(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = known_method(request.uri().path());
+    let is_health = request.uri().path().starts_with(HEALTH_PREFIX);
+    let call = admission.call_of(request.headers());
+    let permit = admission.in_flight.try_acquire();
+    let response = if is_health {
+        next.run(request).await
+    } else if admission.draining.is_cancelled() {
+        status::shutting_down().into_http()
+    } else if permit.is_err() {
+        status::overloaded().into_http()
+    } else {
+        let span = info_span!(
+            "rpc",
+            rpc = method,
+            call_id = call.id,
+            caller = call.caller.as_str()
+        );
+        request.extensions_mut().insert(call.clone());
+        admission.metrics.started();
+        let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+        // Operations end by themselves in time; a request whose message does not arrive is ended here.
+        let latest = call.deadline.at() + margin(admission.deadline_max);
+        let response = match tokio::time::timeout_at(latest, handled.instrument(span)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_panic)) => status::panicked(&call).into_http(),
+            Err(_late) => status::timed_out(&call).into_http(),
+        };
+        admission.metrics.ended();
+        response
+    };
+    let response = with_reason(response);
+    let (code, time) = (code_of(&response), began.elapsed());
+    debug!(
+        rpc = method,
+        call_id = call.id,
+        code,
+        duration_us = time.as_micros(),
+        "answered"
+    );
+    admission.metrics.answered(method, code, time);
+    response
+}
+
+/// An answer has its code in the trailers, where it is OK; an error has it in the headers.
+fn code_of(response: &Response) -> &str {
+    let code = response.headers().get("grpc-status");
+    code.and_then(|code| code.to_str().ok()).unwrap_or("0")
+}
+
+/// Our errors have details. One without is tonic's own.
+fn with_reason(response: Response) -> Response {
+    let headers = response.headers();
+    if headers.contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let message = headers
+        .get("grpc-message")
+        .and_then(|message| message.to_str().ok());
+    match status::of_transport(
+        code_of(&response),
+        &message.unwrap_or_default().replace("%20", " "),
+    ) {
+        Some(status) => status.into_http(),
+        None => response,
+    }
+}
+
+impl Admission {
+    fn call_of(&self, headers: &http::HeaderMap) -> Call {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let asked = text("grpc-timeout").and_then(parse_timeout);
+        let time = asked.unwrap_or(self.default_deadline).min(self.deadline_max);
+        Call {
+            id: uuid::Uuid::now_v7().to_string(),
+            caller: Caller::anonymous(),
+            arrived: Instant::now(),
+            deadline: Deadline::within(time.saturating_sub(margin(time))),
+            previous_attempts: text("grpc-previous-rpc-attempts")
+                .and_then(|attempts| attempts.parse().ok())
+                .unwrap_or(0),
+        }
+    }
+}
+
+impl Call {
+    /// The call that the layer made of a request.
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .unwrap_or_else(Self::unknown)
+    }
+
+    /// A call of which nothing is known yet.
+    pub(super) fn unknown() -> Self {
+        Self {
+            id: String::new(),
+            caller: Caller::anonymous(),
+            arrived: Instant::now(),
+            deadline: Deadline::within(Duration::ZERO),
+            previous_attempts: 0,
+        }
+    }
+}
+
+/// So much earlier than the client gives up is it answered, so that it hears the reason.
+fn margin(time: Duration) -> Duration {
+    (time / 10).clamp(Duration::from_millis(8), Duration::from_millis(100))
+}
+
+/// Parses gRPC's `1S`, `100m` and so on: at most 8 digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_hours(number)),
+        "M" => Some(Duration::from_mins(number)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
+fn known_method(path: &str) -> &'static str {
+    const METHODS: [&str; 16] = [
+        "/lattice.control.v1.ClaimsService/PutClaims",
+        "/lattice.control.v1.ClaimsService/GetClaims",
+        "/lattice.control.v1.ClaimsService/ListClaims",
+        "/lattice.control.v1.ClaimsService/DeleteClaims",
+        "/lattice.control.v1.LinkDefinitionService/PutLinkDefinition",
+        "/lattice.control.v1.LinkDefinitionService/GetLinkDefinition",
+        "/lattice.control.v1.LinkDefinitionService/ListLinkDefinitions",
+        "/lattice.control.v1.LinkDefinitionService/DeleteLinkDefinition",
+        "/lattice.control.v1.OciReferenceService/SetOciReference",
+        "/lattice.control.v1.OciReferenceService/GetOciReference",
+        "/lattice.control.v1.OciReferenceService/ListOciReferences",
+        "/lattice.control.v1.OciReferenceService/DeleteOciReference",
+        "/lattice.control.v1.LatticeService/ListLattices",
+        "/lattice.control.v1.LatticeService/GetLattice",
+        "/lattice.control.v1.LatticeService/ProvisionLattice",
+        "/lattice.control.v1.LatticeService/GetServerInfo",
+    ];
+    let known = METHODS.into_iter().find(|method| *method == path);
+    known
+        .and_then(|path| path.rsplit_once('/'))
+        .map_or("other", |(_, method)| method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_hours(99_999_999)));
+        for hostile in ["", "S", "-1S", "1", "1é", "123456789S", "1.5S"] {
+            assert_eq!(parse_timeout(hostile), None, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn a_client_hears_the_reason_before_it_gives_up() {
+        assert_eq!(margin(Duration::from_secs(10)), Duration::from_millis(100));
+        assert_eq!(margin(Duration::from_millis(10)), Duration::from_millis(8));
+    }
+}

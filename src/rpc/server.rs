@@ -1,0 +1,138 @@
+//! Accepts connections, bounds them, and drains them.
+//!
+//! Not tonic's own server: that cannot cap connections, its connection age cuts streams, and its graceful shutdown
+//! waits for idle peers for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+/// Bounds on connections, each explicit.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at a time; the next one waits in the kernel's queue.
+    pub connections_max: usize,
+    /// Streams at a time on one connection.
+    pub streams_max: u32,
+    /// A connection older than this is asked to go, so that load spreads.
+    pub age_max: Duration,
+    /// How long a drained connection's calls may go on.
+    pub drain_timeout: Duration,
+}
+
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+const WINDOW_BYTES: u32 = 1024 * 1024;
+const PENDING_RESETS_MAX: usize = 20;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the last answers to be written.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `drain` is cancelled; then until every connection has ended, or `quiet` says that no call is in flight
+/// (a peer may hold an idle connection or a health watch for ever), or the time to drain is over.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    drain: CancellationToken,
+    quiet: impl Future<Output = ()>,
+) {
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let accepting = async {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _peer)) => {
+                    let served = connection(stream, router.clone(), limits.clone(), drain.clone());
+                    let served = cut.clone().run_until_cancelled_owned(served);
+                    connections.spawn(async move {
+                        if served.await.is_none() {
+                            debug!("a connection was cut");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, or the peer was gone already.
+                    warn!(%error, "a connection was not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    drain.run_until_cancelled(accepting).await;
+    drop(listener);
+    connections.close();
+    let drained = async {
+        tokio::select! {
+            () = connections.wait() => {}
+            () = quiet => drop(timeout(LAST_ANSWERS, connections.wait()).await),
+        }
+    };
+    if timeout(limits.drain_timeout, drained).await.is_err() {
+        let open = connections.len();
+        warn!(open, "connections are cut: their calls took too long");
+    }
+    cut.cancel();
+    connections.wait().await;
+}
+
+async fn connection(stream: TcpStream, router: Router, limits: ConnectionLimits, drain: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "TCP_NODELAY");
+    }
+    let builder = http2(&limits);
+    let service = TowerToHyperService::new(router);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let is_old = sleep(limits.age_max);
+    tokio::pin!(is_old);
+    let ended = tokio::select! {
+        ended = served.as_mut() => Some(ended),
+        () = &mut is_old => None,
+        () = drain.cancelled() => None,
+    };
+    let ended = if let Some(ended) = ended {
+        Ok(ended)
+    } else {
+        served.as_mut().graceful_shutdown();
+        timeout(limits.drain_timeout, served).await
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(error, "a connection ended"),
+        Err(_late) => debug!("a connection was cut"),
+    }
+}
+
+fn http2(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES * 4)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}

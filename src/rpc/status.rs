@@ -1,0 +1,269 @@
+//! Errors as gRPC shows them: one code and one reason each, everything that varies in the metadata.
+//!
+//! The only place that makes a `tonic::Status`. `UNAVAILABLE` promises that nothing was written; what may have been
+//! written is `DEADLINE_EXCEEDED` with `OUTCOME_UNKNOWN`.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{
+    BadRequest, ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt,
+};
+use tracing::{debug, error};
+
+use super::{Call, MESSAGE_BYTES_MAX};
+use crate::{
+    control::ControlError,
+    domain::{Invalid, Violations},
+    proto::{ErrorReason, PACKAGE},
+};
+
+/// Why a call fails: its fields, or what came of its operation.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// Fields were refused.
+    Fields(Violations),
+    /// The operation has no result.
+    Control(ControlError),
+}
+
+impl From<Violations> for Failure {
+    fn from(violations: Violations) -> Self {
+        Self::Fields(violations)
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::Control(error)
+    }
+}
+
+impl Failure {
+    /// Logs the failure, once and here, and makes its status.
+    pub fn into_status(self, call: &Call) -> Status {
+        let told = match self {
+            Self::Fields(violations) => of_violations(&violations),
+            Self::Control(error) => of_control(error, call),
+        };
+        debug!(reason = told.reason.as_str_name(), code = ?told.code, "the call failed: {}", told.message);
+        told.into_status()
+    }
+}
+
+/// A failure before its call is known well enough for more.
+pub(super) fn overloaded() -> Status {
+    of_control(ControlError::Overloaded, &Call::unknown()).into_status()
+}
+
+/// A failure because the server stops.
+pub(super) fn shutting_down() -> Status {
+    of_control(ControlError::ShuttingDown, &Call::unknown()).into_status()
+}
+
+/// A failure because the request's message did not arrive in time.
+pub(super) fn timed_out(call: &Call) -> Status {
+    of_control(ControlError::ReadTimedOut, call).into_status()
+}
+
+/// What tonic itself refuses before a handler sees the request: given the reason that it lacks. `None` leaves its answer
+/// as it is.
+pub(super) fn of_transport(code: &str, message: &str) -> Option<Status> {
+    const OUT_OF_RANGE: &str = "11";
+    const INTERNAL: &str = "13";
+    let told = match code {
+        OUT_OF_RANGE => {
+            let actual = message
+                .split_once("found ")
+                .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+                .unwrap_or(MESSAGE_BYTES_MAX + 1);
+            let text = format!("the request is {actual} bytes long, at most {MESSAGE_BYTES_MAX} are taken");
+            limit_exceeded("message_bytes_max", MESSAGE_BYTES_MAX, actual, text)
+        }
+        INTERNAL => {
+            let text =
+                "the request is no message of lattice.control.v1; is the client made from its proto files?";
+            Told::new(Code::InvalidArgument, ErrorReason::InvalidField, text.to_owned())
+        }
+        _ => return None,
+    };
+    Some(told.into_status())
+}
+
+/// A failure by a bug.
+pub(super) fn panicked(call: &Call) -> Status {
+    let detail = "a handler panicked".to_owned();
+    of_control(ControlError::Internal { detail }, call).into_status()
+}
+
+/// What a client is told.
+struct Told {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+    violations: Vec<FieldViolation>,
+    precondition: Option<PreconditionViolation>,
+    quota: Option<QuotaViolation>,
+}
+
+impl Told {
+    fn new(code: Code, reason: ErrorReason, message: String) -> Self {
+        Self {
+            code,
+            reason,
+            message,
+            metadata: HashMap::new(),
+            retry_after: None,
+            violations: Vec::new(),
+            precondition: None,
+            quota: None,
+        }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
+        self
+    }
+
+    fn into_status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason.as_str_name(), PACKAGE, self.metadata);
+        if !self.violations.is_empty() {
+            details.set_bad_request(self.violations);
+        }
+        if let Some(violation) = self.precondition {
+            details.set_precondition_failure(vec![violation]);
+        }
+        if let Some(violation) = self.quota {
+            details.set_quota_failure(vec![violation]);
+        }
+        if let Some(time) = self.retry_after {
+            details.set_retry_info(Some(time));
+        }
+        Status::with_error_details(self.code, self.message, details)
+    }
+}
+
+/// Only limits exceeded: `LIMIT_EXCEEDED` with the first of them; else `INVALID_FIELD`. Each field is named, as far as
+/// the headers have room, in which gRPC sends errors.
+fn of_violations(violations: &Violations) -> Told {
+    const DESCRIBED_MAX: usize = 16;
+    let described = violations
+        .iter()
+        .take(DESCRIBED_MAX)
+        .map(|violation| FieldViolation::new(&violation.field, violation.invalid.to_string()))
+        .collect::<Vec<_>>();
+    let first = described
+        .first()
+        .map(|first| format!("{} {}", first.field, first.description))
+        .unwrap_or_default();
+    let message = match violations.iter().count() {
+        1 => first,
+        count => format!("{count} fields are refused: {first}; …"),
+    };
+    let limits = violations
+        .iter()
+        .map(|violation| match &violation.invalid {
+            Invalid::TooLong { limit, max, actual } => Some((*limit, *max, *actual)),
+            Invalid::Missing | Invalid::Character { .. } | Invalid::Rule(_) => None,
+        })
+        .collect::<Option<Vec<_>>>();
+    let mut told = match limits.as_deref() {
+        Some([(limit, max, actual), ..]) => limit_exceeded(limit, *max, *actual, message),
+        _ => Told::new(Code::InvalidArgument, ErrorReason::InvalidField, message),
+    };
+    told.violations = described;
+    told
+}
+
+fn limit_exceeded(limit: &str, max: usize, actual: usize, message: String) -> Told {
+    Told::new(Code::InvalidArgument, ErrorReason::LimitExceeded, message)
+        .with("limit", limit)
+        .with("max", max.to_string())
+        .with("actual", actual.to_string())
+}
+
+fn of_control(failure: ControlError, call: &Call) -> Told {
+    use ErrorReason as Reason;
+    let message = failure.to_string();
+    match failure {
+        ControlError::Denied(denied) => Told::new(Code::PermissionDenied, Reason::LatticeNotGranted, message)
+            .with("lattice", denied.lattice)
+            .with("verb", denied.verb),
+        ControlError::RequestIdReused => Told::new(Code::InvalidArgument, Reason::RequestIdReused, message),
+        ControlError::ClaimsInvalid(refused) => {
+            let mut told = Told::new(Code::InvalidArgument, Reason::ClaimsInvalid, message)
+                .with("cause", refused.cause());
+            told.violations = BadRequest::with_violation("jwt", refused.to_string()).field_violations;
+            told
+        }
+        ControlError::PageTokenInvalid => Told::new(Code::InvalidArgument, Reason::PageTokenInvalid, message),
+        ControlError::NotFound { entry } => {
+            Told::new(Code::NotFound, Reason::EntryNotFound, message).with("entry", entry)
+        }
+        ControlError::Exists { entry } => {
+            Told::new(Code::AlreadyExists, Reason::EntryExists, message).with("entry", entry)
+        }
+        ControlError::EtagMismatch { entry } => {
+            Told::new(Code::Aborted, Reason::EtagMismatch, message).with("entry", entry)
+        }
+        ControlError::Contention => Told::new(Code::Aborted, Reason::Contention, message),
+        ControlError::OutcomeSuperseded => Told::new(Code::Aborted, Reason::OutcomeSuperseded, message),
+        ControlError::NotProvisioned { lattice } => {
+            precondition(Reason::NotProvisioned, &lattice, message).with("lattice", lattice)
+        }
+        ControlError::Drift(drift) => precondition(Reason::StreamConfigDrift, drift.field, message)
+            .with("field", drift.field)
+            .with("want", drift.want.to_string())
+            .with("have", drift.have.to_string()),
+        ControlError::LayoutUnsupported { layout, operation } => {
+            precondition(Reason::LayoutUnsupported, operation, message).with("layout", layout)
+        }
+        ControlError::LayoutAmbiguous { lattice, setting } => {
+            precondition(Reason::LayoutAmbiguous, &lattice, message)
+                .with("lattice", lattice)
+                .with("setting", setting)
+        }
+        ControlError::JetStreamDisabled => precondition(Reason::JetstreamDisabled, "jetstream", message),
+        ControlError::Forbidden { subject } => {
+            precondition(Reason::BackendForbidden, &subject, message).with("subject", subject)
+        }
+        ControlError::RevisionUnavailable => precondition(Reason::RevisionUnavailable, "revision", message),
+        ControlError::BackendFull => Told::new(Code::ResourceExhausted, Reason::BackendFull, message),
+        ControlError::Overloaded => {
+            let mut told = Told::new(Code::ResourceExhausted, Reason::Overloaded, message.clone())
+                .retry_after(Duration::from_millis(200));
+            told.quota = Some(QuotaViolation::new("calls in flight", message));
+            told
+        }
+        ControlError::BackendUnavailable { retry_after, .. } => {
+            Told::new(Code::Unavailable, Reason::BackendUnavailable, message).retry_after(retry_after)
+        }
+        ControlError::ShuttingDown => Told::new(Code::Unavailable, Reason::ShuttingDown, message)
+            .retry_after(Duration::from_millis(100)),
+        ControlError::ProvisionUnknown => Told::new(Code::DeadlineExceeded, Reason::OutcomeUnknown, message),
+        ControlError::OutcomeUnknown { request_id } => {
+            Told::new(Code::DeadlineExceeded, Reason::OutcomeUnknown, message).with("request_id", request_id)
+        }
+        ControlError::ReadTimedOut => Told::new(Code::DeadlineExceeded, Reason::ReadTimedOut, message),
+        ControlError::BodyTooLarge { max, actual } => limit_exceeded("body_bytes_max", max, actual, message),
+        ControlError::Internal { detail } => {
+            error!(call_id = call.id, detail, "internal error");
+            Told::new(Code::Internal, Reason::Internal, message).with("call_id", &call.id)
+        }
+    }
+}
+
+fn precondition(reason: ErrorReason, subject: &str, message: String) -> Told {
+    let violation = PreconditionViolation::new(reason.as_str_name(), subject, &message);
+    let mut told = Told::new(Code::FailedPrecondition, reason, message);
+    told.precondition = Some(violation);
+    told
+}
