@@ -1,0 +1,246 @@
+//! The server's command line.
+
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{self, Running},
+    config::{self, Config, ConfigError},
+    control::lattices::Storage,
+    dev::{DevServer, NatsServer},
+    telemetry::{self, LogFormat},
+};
+
+/// A gRPC gateway for wasmCloud lattices: claims, link definitions and OCI references, written safely.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Serves the lattices of a configuration file.
+    Serve(Serve),
+    /// Serves every lattice, on this machine only, with a nats-server of its own.
+    Dev(Dev),
+    /// Checks a configuration file and tells every mistake in it.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// Where to serve gRPC, instead of what the file says.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where to serve health and metrics, instead of what the file says.
+    #[arg(long)]
+    admin_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Dev {
+    /// Where to serve gRPC; a loopback address. Port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:7400")]
+    listen: SocketAddr,
+    /// Where to serve health and metrics; a loopback address.
+    #[arg(long, default_value = "127.0.0.1:7401")]
+    admin_listen: SocketAddr,
+    /// Use this NATS instead of starting one. Then only `ProvisionLattice` creates streams.
+    #[arg(long, conflicts_with_all = ["nats_server", "store_dir"])]
+    nats_url: Option<String>,
+    /// The nats-server to start; else `$NATS_SERVER`, else the one on the PATH, else .tools/bin/nats-server.
+    #[arg(long)]
+    nats_server: Option<PathBuf>,
+    /// Where the nats-server keeps its data; else a temporary folder.
+    #[arg(long)]
+    store_dir: Option<PathBuf>,
+    /// How streams that are created on the first write are kept; hosts create them in memory.
+    #[arg(long, value_enum, default_value = "memory")]
+    storage: StorageArg,
+    /// The layout of streams that are created on the first write.
+    #[arg(long, value_enum, default_value = "cache-stream")]
+    layout: LayoutArg,
+    /// What to log, such as `info` or `lattice_gateway=debug`.
+    #[arg(long, default_value = "warn,lattice_gateway=info")]
+    log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StorageArg {
+    Memory,
+    File,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayoutArg {
+    CacheStream,
+}
+
+const EX_USAGE: u8 = 64;
+
+impl Command {
+    /// Runs until it is done or told to stop.
+    pub fn run(self) -> ExitCode {
+        match self.action {
+            Action::CheckConfig { file } => match read_config(&file) {
+                Ok(_) => {
+                    say(&format!("{} is fine", file.display()));
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(&error.to_string(), EX_USAGE),
+            },
+            Action::Serve(serve) => serve.run(),
+            Action::Dev(dev) => dev.run(),
+        }
+    }
+}
+
+impl Serve {
+    fn run(self) -> ExitCode {
+        let mut config = match read_config(&self.config) {
+            Ok(config) => config,
+            Err(error) => return fail(&error.to_string(), EX_USAGE),
+        };
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.admin_listen = self.admin_listen.unwrap_or(config.admin_listen);
+        if let Some(mistake) = not_loopback(&config) {
+            return fail(&mistake, EX_USAGE);
+        }
+        if !telemetry::init(&config.log.filter, config.log.format) {
+            return fail(
+                "log.filter: does not parse; write it as `info` or `lattice_gateway=debug`",
+                EX_USAGE,
+            );
+        }
+        in_runtime(async move {
+            match app::start(config).await {
+                Ok(running) => until_told(running).await,
+                Err(error) => fail(&chain(&error), 1),
+            }
+        })
+    }
+}
+
+impl Dev {
+    fn run(self) -> ExitCode {
+        if !telemetry::init(&self.log, LogFormat::Text) {
+            return fail(
+                "--log: does not parse; write it as `info` or `lattice_gateway=debug`",
+                EX_USAGE,
+            );
+        }
+        in_runtime(self.serve())
+    }
+
+    async fn serve(self) -> ExitCode {
+        let LayoutArg::CacheStream = self.layout;
+        let storage = match self.storage {
+            StorageArg::Memory => Storage::Memory,
+            StorageArg::File => Storage::File,
+        };
+        let nats = match self.nats_url {
+            Some(url) => NatsServer::Elsewhere(url),
+            None => match DevServer::start(self.nats_server, self.store_dir).await {
+                Ok(server) => NatsServer::Own(server),
+                Err(error) => return fail(&chain(&error), 1),
+            },
+        };
+        let mut config = match &nats {
+            NatsServer::Own(server) => Config::dev(server.url().to_owned(), Some(storage)),
+            NatsServer::Elsewhere(url) => Config::dev(url.clone(), None),
+        };
+        (config.listen, config.admin_listen) = (self.listen, self.admin_listen);
+        if let Some(mistake) = not_loopback(&config) {
+            return fail(&mistake, EX_USAGE);
+        }
+        let url = config.nats.servers.clone();
+        let running = match app::start(config).await {
+            Ok(running) => running,
+            Err(error) => return fail(&chain(&error), 1),
+        };
+        running.connected().await;
+        say(&ready_line(&running, &url));
+        let code = until_told(running).await;
+        if let NatsServer::Own(server) = nats {
+            server.stop().await;
+        }
+        code
+    }
+}
+
+fn ready_line(running: &Running, nats: &str) -> String {
+    json!({
+        "ready": true,
+        "grpc": running.grpc.to_string(),
+        "admin": running.admin.to_string(),
+        "nats": nats,
+    })
+    .to_string()
+}
+
+fn not_loopback(config: &Config) -> Option<String> {
+    config::loopback_only("listen", config.listen)
+        .or_else(|| config::loopback_only("admin_listen", config.admin_listen))
+}
+
+fn read_config(file: &std::path::Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", file.display())]))?;
+    Config::parse(&text, config::environment())
+}
+
+fn in_runtime(run: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run),
+        Err(error) => fail(&format!("no runtime: {error}"), 1),
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, then drains.
+async fn until_told(running: Running) -> ExitCode {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        return fail("signals cannot be listened to", 1);
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    running.shut_down().await;
+    ExitCode::SUCCESS
+}
+
+/// An error and its causes, which their `Display` leaves out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Standard output is for scripts: the one line of `dev`, the verdict of `check-config`.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Whoever listened has gone: there is nobody left to tell.
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    drop(writeln!(std::io::stderr(), "lattice-gateway: {message}"));
+    ExitCode::from(code)
+}

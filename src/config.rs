@@ -1,0 +1,491 @@
+//! Settings: from a file and the environment into a checked [`Config`], with every mistake told at once.
+//!
+//! The only module that reads the environment. `LATTICE_GATEWAY_<SECTION>_<KEY>` overrides the file's `[section] key`
+//! for the sections `server`, `nats` and `log`.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    auth::Policy,
+    control::lattices::{LatticeSettings, Layout, Settings, Storage},
+    domain::{LatticeName, claims_token::TrustedIssuers},
+    rpc::server::ConnectionLimits,
+    telemetry::LogFormat,
+};
+
+/// What environment variables begin with.
+pub const ENV_PREFIX: &str = "LATTICE_GATEWAY_";
+
+/// Everything that the server needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where gRPC is served. Loopback.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served. Loopback.
+    pub admin_listen: SocketAddr,
+    /// Whether gRPC reflection is served.
+    pub reflection: bool,
+    /// Bounds on calls.
+    pub calls: CallLimits,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
+    /// Where NATS is.
+    pub nats: NatsConfig,
+    /// Who may do what.
+    pub policy: Policy,
+    /// What is configured for lattices.
+    pub lattices: Settings,
+    /// Lattices that are provisioned at start.
+    pub provision_at_start: Vec<(LatticeName, Storage)>,
+    /// Whether the first write to a lattice creates its stream; `dev` on its own server.
+    pub create_on_write: Option<Storage>,
+    /// How logs are written.
+    pub log: LogConfig,
+}
+
+/// Bounds on calls.
+#[derive(Clone, Debug)]
+pub struct CallLimits {
+    /// Calls in flight; the next one is refused with `OVERLOADED`.
+    pub in_flight_max: usize,
+    /// The deadline of a call that sends none.
+    pub default_deadline: Duration,
+    /// The longest deadline.
+    pub deadline_max: Duration,
+    /// How long one publish waits for JetStream's acknowledgement before the outcome is looked up.
+    pub ack_timeout: Duration,
+}
+
+/// Where NATS is.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// `nats://host:port`, several comma-separated.
+    pub servers: String,
+    /// A credentials file.
+    pub credentials_file: Option<PathBuf>,
+    /// The JetStream domain, where the lattices are in one.
+    pub domain: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// What is logged, such as `info` or `lattice_gateway=debug,warn`.
+    pub filter: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// Why there is no configuration: every mistake, one a line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawConfig {
+    server: RawServer,
+    nats: RawNats,
+    log: RawLog,
+    lattices: BTreeMap<String, RawLattice>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawServer {
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
+    reflection: bool,
+    in_flight_max: usize,
+    default_deadline: String,
+    deadline_max: String,
+    ack_timeout: String,
+    connections_max: usize,
+    streams_max: u32,
+    connection_age_max: String,
+    drain_timeout: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawNats {
+    servers: String,
+    credentials_file: Option<PathBuf>,
+    domain: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawLog {
+    filter: String,
+    format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawLayout {
+    CacheStream,
+    Kv,
+    Component,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawStorage {
+    Memory,
+    File,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLattice {
+    trusted_issuers: Vec<String>,
+    layout: Option<RawLayout>,
+    provision: Option<RawStorage>,
+    #[serde(default = "yes")]
+    sweep: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for RawServer {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            reflection: false,
+            in_flight_max: 4_096,
+            default_deadline: "10s".to_owned(),
+            deadline_max: "60s".to_owned(),
+            ack_timeout: "2s".to_owned(),
+            connections_max: 1_024,
+            streams_max: 256,
+            connection_age_max: "30m".to_owned(),
+            drain_timeout: "25s".to_owned(),
+        }
+    }
+}
+
+impl Default for RawNats {
+    fn default() -> Self {
+        Self {
+            servers: "nats://127.0.0.1:4222".to_owned(),
+            credentials_file: None,
+            domain: None,
+        }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// What `serve` runs with: the text of `gateway.toml`, overridden by `environment`.
+    pub fn parse(
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let one = |error: String| ConfigError(vec![error]);
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| one(error.to_string()))?;
+        overlay(&mut table, environment)?;
+        let raw = RawConfig::deserialize(table).map_err(|error| one(error.to_string()))?;
+        let mut mistakes = Vec::new();
+        let lattices = lattice_settings(&raw.lattices, &mut mistakes);
+        if raw.lattices.is_empty() {
+            mistakes.push("lattices: none is configured; add a table such as [lattices.default]".to_owned());
+        }
+        let config = Self::assemble(&raw, lattices, &mut mistakes);
+        match mistakes.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError(mistakes)),
+        }
+    }
+
+    /// What `dev` runs with: every lattice, every verb, every issuer.
+    pub fn dev(nats_servers: String, create_on_write: Option<Storage>) -> Self {
+        let mut raw = RawConfig::default();
+        raw.nats.servers = nats_servers;
+        raw.server.reflection = true;
+        let everything = LatticeSettings {
+            trusted_issuers: TrustedIssuers::Any,
+            layout: None,
+            sweep: true,
+        };
+        let lattices = Settings(vec![("*".to_owned(), Arc::new(everything))]);
+        Self {
+            policy: Policy::everything(),
+            create_on_write,
+            ..Self::assemble(&raw, lattices, &mut Vec::new())
+        }
+    }
+
+    fn assemble(raw: &RawConfig, lattices: Settings, mistakes: &mut Vec<String>) -> Self {
+        let server = &raw.server;
+        let mut time = |name: &str, text: &str| {
+            humantime::parse_duration(text).unwrap_or_else(|error| {
+                mistakes.push(format!("server.{name}: {error}; write it as `10s` or `30m`"));
+                Duration::ZERO
+            })
+        };
+        let calls = CallLimits {
+            in_flight_max: server.in_flight_max,
+            default_deadline: time("default_deadline", &server.default_deadline),
+            deadline_max: time("deadline_max", &server.deadline_max),
+            ack_timeout: time("ack_timeout", &server.ack_timeout),
+        };
+        let connections = ConnectionLimits {
+            connections_max: server.connections_max,
+            streams_max: server.streams_max,
+            age_max: time("connection_age_max", &server.connection_age_max),
+            drain_timeout: time("drain_timeout", &server.drain_timeout),
+        };
+        for (name, count) in [
+            ("in_flight_max", server.in_flight_max),
+            ("connections_max", server.connections_max),
+        ] {
+            if count == 0 || count > MAX_COUNT {
+                mistakes.push(format!("server.{name}: must be from 1 to {MAX_COUNT}"));
+            }
+        }
+        if calls.default_deadline > calls.deadline_max {
+            mistakes.push("server.default_deadline: is over server.deadline_max".to_owned());
+        }
+        for (name, address) in [("listen", server.listen), ("admin_listen", server.admin_listen)] {
+            if let Some(mistake) = loopback_only(name, address) {
+                mistakes.push(mistake);
+            }
+        }
+        Self {
+            listen: server.listen,
+            admin_listen: server.admin_listen,
+            reflection: server.reflection,
+            calls,
+            connections,
+            nats: NatsConfig {
+                servers: raw.nats.servers.clone(),
+                credentials_file: raw.nats.credentials_file.clone(),
+                domain: raw.nats.domain.clone(),
+            },
+            policy: Policy::configured(&raw.lattices.keys().map(String::as_str).collect::<Vec<_>>()),
+            provision_at_start: provisioned(&raw.lattices, mistakes),
+            lattices,
+            create_on_write: None,
+            log: LogConfig {
+                filter: raw.log.filter.clone(),
+                format: raw.log.format,
+            },
+        }
+    }
+}
+
+const MAX_COUNT: usize = 1_000_000;
+
+/// Callers cannot be authenticated yet, so nobody from beyond the machine may come.
+pub fn loopback_only(name: &str, address: SocketAddr) -> Option<String> {
+    (!address.ip().is_loopback()).then(|| {
+        format!(
+            "server.{name}: {address} is not a loopback address; callers cannot be authenticated yet, so only 127.0.0.1 or \
+             [::1] is served"
+        )
+    })
+}
+
+/// Reads the process's environment.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Where a nats-server may be: `$NATS_SERVER`, and the folders of `$PATH`.
+pub fn nats_server_places() -> (Option<PathBuf>, Vec<PathBuf>) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).collect();
+    let named = std::env::var_os("NATS_SERVER").filter(|named| !named.is_empty());
+    (named.map(PathBuf::from), folders)
+}
+
+fn overlay(
+    table: &mut toml::Table,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<(), ConfigError> {
+    let mut mistakes = Vec::new();
+    for (name, value) in environment {
+        let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
+            continue;
+        };
+        let rest = rest.to_ascii_lowercase();
+        let Some((section, key)) = rest
+            .split_once('_')
+            .filter(|(section, _)| ["server", "nats", "log"].contains(section))
+        else {
+            mistakes.push(format!(
+                "{name}: is no setting; sections are SERVER, NATS and LOG"
+            ));
+            continue;
+        };
+        let section = table
+            .entry(section)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let Some(section) = section.as_table_mut() {
+            section.insert(key.to_owned(), scalar(value));
+        }
+    }
+    match mistakes.is_empty() {
+        true => Ok(()),
+        false => Err(ConfigError(mistakes)),
+    }
+}
+
+/// The environment knows texts only; the file's types are wanted.
+fn scalar(text: String) -> toml::Value {
+    match (text.parse::<bool>(), text.parse::<i64>()) {
+        (Ok(boolean), _) => boolean.into(),
+        (_, Ok(number)) => number.into(),
+        _ => text.into(),
+    }
+}
+
+fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<String>) -> Settings {
+    let mut settings = Vec::new();
+    for (name, lattice) in raw {
+        if LatticeName::parse(&name.replace('*', "x")).is_err() {
+            mistakes.push(format!(
+                "lattices.{name:?}: is neither a lattice's name ([A-Za-z0-9_-], at most 63) nor a glob of one"
+            ));
+        }
+        let layout = match lattice.layout {
+            None => None,
+            Some(RawLayout::CacheStream) => Some(Layout::CacheStream),
+            Some(RawLayout::Kv | RawLayout::Component) => {
+                mistakes.push(format!(
+                    "lattices.{name}.layout: only `cache-stream` is served yet"
+                ));
+                None
+            }
+        };
+        match TrustedIssuers::parse(&lattice.trusted_issuers) {
+            Ok(trusted_issuers) => settings.push((
+                name.clone(),
+                Arc::new(LatticeSettings {
+                    trusted_issuers,
+                    layout,
+                    sweep: lattice.sweep,
+                }),
+            )),
+            Err(invalid) => mistakes.push(format!("lattices.{name}.trusted_issuers: {invalid}")),
+        }
+    }
+    Settings(settings)
+}
+
+fn provisioned(
+    raw: &BTreeMap<String, RawLattice>,
+    mistakes: &mut Vec<String>,
+) -> Vec<(LatticeName, Storage)> {
+    let mut provisioned = Vec::new();
+    for (name, lattice) in raw {
+        let Some(storage) = lattice.provision else {
+            continue;
+        };
+        let storage = match storage {
+            RawStorage::Memory => Storage::Memory,
+            RawStorage::File => Storage::File,
+        };
+        match LatticeName::parse(name) {
+            Ok(name) => provisioned.push((name, storage)),
+            Err(_glob) => mistakes.push(format!(
+                "lattices.{name}.provision: needs an exact name, not a glob"
+            )),
+        }
+    }
+    provisioned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\n";
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(text, environment)
+    }
+
+    #[test]
+    fn the_minimal_file_is_enough() {
+        let config = parse(MINIMAL, &[]).unwrap();
+        assert_eq!(config.listen.port(), 7400);
+        assert_eq!(config.calls.default_deadline, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let config = parse(
+            &format!("{MINIMAL}[server]\nlisten = \"127.0.0.1:1\"\n"),
+            &[
+                ("LATTICE_GATEWAY_SERVER_LISTEN", "127.0.0.1:2"),
+                ("LATTICE_GATEWAY_SERVER_IN_FLIGHT_MAX", "7"),
+                ("LATTICE_GATEWAY_NATS_SERVERS", "nats://elsewhere:4222"),
+                ("UNRELATED", "x"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.calls.in_flight_max, 7);
+        assert_eq!(config.nats.servers, "nats://elsewhere:4222");
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let text = r#"
+            [server]
+            listen = "0.0.0.0:7400"
+            default_deadline = "soon"
+            in_flight_max = 0
+            [lattices."bad.name"]
+            trusted_issuers = ["not a key"]
+            [lattices."team-*"]
+            trusted_issuers = []
+            provision = "memory"
+            layout = "kv"
+        "#;
+        let mistakes = parse(text, &[]).unwrap_err().0;
+        for named in [
+            "server.listen",
+            "server.default_deadline",
+            "server.in_flight_max",
+            "lattices.\"bad.name\"",
+            "lattices.bad.name.trusted_issuers",
+            "lattices.team-*.provision",
+            "lattices.team-*.layout",
+        ] {
+            assert!(
+                mistakes.iter().any(|mistake| mistake.starts_with(named)),
+                "{named}: {mistakes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_settings_and_missing_trust_are_refused() {
+        assert!(parse(&format!("{MINIMAL}[server]\nlisten_on = 1\n"), &[]).is_err());
+        assert!(parse("[lattices.default]\n", &[]).is_err());
+        assert!(parse("", &[]).is_err());
+        assert!(parse(MINIMAL, &[("LATTICE_GATEWAY_SERVR_LISTEN", "x")]).is_err());
+    }
+}

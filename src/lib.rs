@@ -1,0 +1,109 @@
+//! A gRPC gateway for wasmCloud lattices.
+//!
+//! A wasmCloud host of the 0.50–0.59 era keeps what its lattice knows (claims, link definitions, OCI references) in
+//! a JetStream stream, `LATTICECACHE_<lattice>`, on keyed subjects `lc.<lattice>.>`. Nobody is to publish there by
+//! hand: a wrong key, a malformed body or a careless retry corrupts every host's cache. The gateway is the way in: it
+//! validates, publishes as a host would, and gives an honest answer whatever breaks. *An acknowledged write stands, a
+//! retried one is harmless*, within the durability of the stream, which `GetLattice` states.
+//!
+//! # The map
+//!
+//! ```text
+//! main -> command -> { app, config, dev, telemetry }
+//! app  -> { config, rpc, control, auth, store, telemetry }      the composition root: builds, serves, drains
+//! rpc  -> { control, auth, domain, proto }                      gRPC in, operations out
+//! control -> { auth::Grant, domain, store }                     the operations and the write protocol
+//! store -> { domain }                                           subjects, bodies, headers, the mirror, NATS
+//! auth -> { domain }         domain -> nothing                  proto: generated
+//! ```
+//!
+//! # One `PutLinkDefinition`, straight through
+//!
+//! ```text
+//! rpc::layers            caller, deadline, span, admission
+//! rpc::link_definition   parse (all violations together) -> grant -> one operation -> convert
+//! control::operations    intent: the message id and the fingerprint of what is asked
+//! control::mutate        one turn in the entry's queue; then, until there is an answer:
+//!   control::decide        look at the mirror -> refresh | probe | publish | answer | refuse    (pure)
+//!   store::publish         one publish to the entry's home subject, with an expectation and the evidence
+//! store::mirror          the write comes back through the consumer: seen, with its time
+//! rpc::status            errors: one code and one reason each
+//! ```
+//!
+//! # The write protocol
+//!
+//! **One mutation is one publish** to the entry's *home subject*. Hosts fold links by (actor, contract, link name)
+//! and the highest sequence wins, so that one message is the whole change. Nothing is ever tombstoned on another
+//! subject: a crash between two publishes would lose an acknowledged link.
+//!
+//! **Ids name intents, never contents** ([`control::intent`]). JetStream's message id is one namespace a stream and
+//! does not look at the payload: with an id made of the content, putting A, B and A again within the window would end
+//! at B.
+//!
+//! **Every publish carries an expectation**, the sequence of the home message that it replaces. It is the only fence
+//! against a publish that was given up on and lands later: of any number of copies at most one can ever land.
+//!
+//! **Evidence travels with the value** ([`store::evidence`]). JetStream rebuilds its memory of ids only from messages
+//! that it still stores, so with one message a subject the id of everything overwritten is forgotten at a restart, and
+//! a plain retry would bring an old value back. Each message therefore carries the last 32 calls on its entry and a
+//! *horizon*, the stream time up to which a client's id may have been lost.
+//!
+//! **A retry is recognised or refused, never applied twice** ([`control::decide`]): its id is on record → already
+//! applied; the record is complete since its first attempt → it never landed, go on; else JetStream is asked whether it
+//! remembers the id; else nobody can tell, and the answer is `OUTCOME_SUPERSEDED`.
+//!
+//! **An answer that publishes nothing is given only from a fresh mirror**, one that has reached the last sequence that
+//! the stream's leader told during the call. A publish may rest on a stale one: its expectation catches that.
+//!
+//! **A reason that says *not applied* is given only while no publish of the call is unknown** ([`control::mutate`]).
+//!
+//! # What JetStream does, as far as this rests on it
+//!
+//! Measured on nats-server 2.10 to 2.15, one and three replicas.
+//!
+//! * The expectation is checked *before* the id on a standalone server since 2.12, and after it on 2.10, 2.11 and in
+//!   clusters: the retry of a publish that landed is a "wrong last sequence" here and a duplicate there. Both lead to
+//!   the entry being read again.
+//! * In a cluster a publish beside one that is in flight on the subject is refused with 10164 or 10158, not 10071.
+//! * A duplicate's acknowledgement carries the sequence of the *original*, which may be overwritten by now. Ids survive
+//!   purges and deletes of messages.
+//! * A publish while the server is stopped or the connection is stalled may land after the client has given up.
+//! * A publish with an id and an invalid `Nats-Rollup` is answered as a duplicate where the id is known and refused with
+//!   10111 where not; it is never stored. That is the probe.
+//! * A memory stream whose servers all restarted may have the same creation time and begin at sequence 1 again, so an
+//!   etag holds a tag of the write besides epoch and sequence.
+//! * Consumers are told of neither purges nor deletions; the inspector ([`store::feed`]) asks the leader.
+//! * `Nats-Expected-Last-Msg-Id`, rollups, message TTLs and the subject form of the expectation are never sent.
+//!
+//! # Invariants, and what holds them
+//!
+//! | | invariant | held by |
+//! |---|---|---|
+//! | I1 | An operation needs a grant, and works on the grant's lattice | [`auth::Grant`] has no public constructor; `tests/it/tenancy.rs` |
+//! | I2 | Subjects and bodies are made and read in [`store::layout`] alone | property tests there; `tests/it/golden.rs` |
+//! | I3 | What the API shows is what a host folds from the stream | `tests/it/model.rs` against a model of the hosts' loader |
+//! | I4 | A mutation is one publish, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs` |
+//! | I5 | Whatever is retried, wherever and whenever, is applied at most once | `tests/it/dedup.rs`, `tests/it/outage.rs` |
+//! | I6 | `UNAVAILABLE` means that nothing was written; nothing is queued for later | `tests/it/outage.rs` |
+//! | I7 | Nothing unparsed reaches a subject or a header | types of [`domain`]; `tests/it/hostile.rs` |
+//! | I8 | Statuses are made in [`rpc::status`] alone, one reason each | clippy's `disallowed-methods`; `tests/it/errors.rs` |
+//! | I9 | Malformed messages stop nothing and are listed | `tests/it/foreign.rs` |
+//! | I10 | Streams are never changed, and never made in mid-run | `tests/it/lattice.rs`, `tests/it/outage.rs` |
+//!
+//! # Adding an RPC
+//!
+//! The same five places, in this order: `proto/`, [`domain`] (its types and strict parser), [`control::operations`]
+//! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
+//! (its rows in `tenancy.rs`, its file, and the Python client).
+
+pub mod app;
+pub mod auth;
+pub mod command;
+pub mod config;
+pub mod control;
+pub mod dev;
+pub mod domain;
+pub mod proto;
+pub mod rpc;
+pub mod store;
+pub mod telemetry;

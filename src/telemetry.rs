@@ -1,0 +1,125 @@
+//! Logs and metrics.
+//!
+//! Log fields are the same everywhere: `rpc`, `call_id`, `caller`, `lattice`, `stream`, `sequence`. Never tokens, link
+//! values or bodies. Labels of metrics are bounded: methods and codes that are known, nothing that callers choose.
+
+use std::{io::IsTerminal, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Begins to log to standard error, as `filter` says (`info`, `lattice_gateway=debug`, …). `false` where the filter
+/// does not parse or logging has begun before.
+pub fn init(filter: &str, format: LogFormat) -> bool {
+    let Ok(filter) = filter.parse::<EnvFilter>() else {
+        return false;
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => registry.with(layer).try_init().is_ok(),
+        LogFormat::Json => registry.with(layer.json()).try_init().is_ok(),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodCode {
+    method: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: &'static str,
+}
+
+/// The process's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    answered: Family<MethodCode, Counter>,
+    seconds: Family<Method, Histogram, fn() -> Histogram>,
+    in_flight: Gauge,
+    connected: Gauge,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("lattice_gateway");
+        let answered = Family::default();
+        let seconds: Family<Method, Histogram, fn() -> Histogram> = Family::new_with_constructor(|| {
+            Histogram::new([
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+            ])
+        });
+        let (in_flight, connected) = (Gauge::default(), Gauge::default());
+        registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
+        registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
+        registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
+        registry.register("nats_connected", "1 while connected to NATS", connected.clone());
+        Self {
+            registry: Arc::new(registry),
+            answered,
+            seconds,
+            in_flight,
+            connected,
+        }
+    }
+
+    /// A call has begun.
+    pub fn started(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A call has ended.
+    pub fn ended(&self) {
+        self.in_flight.dec();
+    }
+
+    /// A call was answered.
+    pub fn answered(&self, method: &'static str, code: &str, time: Duration) {
+        let code = code.to_owned();
+        self.answered.get_or_create(&MethodCode { method, code }).inc();
+        self.seconds
+            .get_or_create(&Method { method })
+            .observe(time.as_secs_f64());
+    }
+
+    /// Whether NATS is connected.
+    pub fn connected(&self, is_connected: bool) {
+        self.connected.set(i64::from(is_connected));
+    }
+
+    /// In the `OpenMetrics` text form.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
