@@ -1,0 +1,289 @@
+//! What can be asked on the command line, as far as commands share it.
+//!
+//! Doc comments are the help texts. Only the shape of arguments is checked here; whether a key, a name, an etag
+//! or an id is acceptable is the gateway's decision alone.
+
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap_complete::Shell;
+use lattice_gateway::proto::{Consistency, Revision, consistency::Requirement};
+use tonic::transport::Uri;
+use uuid::Uuid;
+
+use crate::{
+    claims::ClaimsCommand, gateway::Intent, lattice::LatticeCommand, link::LinkCommand,
+    reference::ReferenceCommand,
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    refused by the gateway, or the answer could not be written
+  2    wrong usage, or a file that cannot be used
+  3    not found
+  4    conflict: the entry is not as required, or something else was written meanwhile
+  5    unavailable; nothing was applied
+  6    the outcome is unknown; the message tells how to resume
+  130  interrupted; nothing was applied";
+
+/// Reads and writes wasmCloud lattices through a lattice gateway: claims, link definitions, OCI references.
+#[derive(Debug, Parser)]
+#[command(name = "latticectl", version, after_help = EXIT_CODES)]
+#[command(disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// The lattice that the command is about.
+    pub(crate) fn lattice(&self) -> &str {
+        let named = match &self.command {
+            Command::Lattice(command) => command.name(),
+            Command::Claims(_)
+            | Command::Link(_)
+            | Command::Ref(_)
+            | Command::Info
+            | Command::Completions { .. } => None,
+        };
+        named.unwrap_or(&self.global.lattice)
+    }
+}
+
+/// Options of every command; they may also stand after it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The gateway: http://HOST:PORT, or just HOST:PORT
+    #[arg(long, global = true, env = "LATTICECTL_ENDPOINT", value_name = "URL")]
+    #[arg(default_value = "http://127.0.0.1:7400")]
+    pub(crate) endpoint: GatewayUri,
+
+    /// The lattice that the command is about
+    #[arg(long, global = true, env = "LATTICECTL_LATTICE", value_name = "NAME")]
+    #[arg(default_value = "default", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) lattice: String,
+
+    /// How to print results and errors
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+
+    /// How long to try, retries included; every page of a list has this long
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
+    pub(crate) timeout: Duration,
+}
+
+/// For whom to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned text for people
+    Table,
+    /// The response message as canonical protobuf JSON; a list as one message
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Claims: who an actor or provider is
+    #[command(subcommand)]
+    Claims(ClaimsCommand),
+
+    /// Link definitions: which actor may call which provider, with which values
+    #[command(subcommand)]
+    Link(LinkCommand),
+
+    /// OCI references: which image has which key
+    #[command(subcommand)]
+    Ref(ReferenceCommand),
+
+    /// Lattices: which there are and how they are kept
+    #[command(subcommand)]
+    Lattice(LatticeCommand),
+
+    /// Shows what the gateway is: version, limits, layouts
+    Info,
+
+    /// Prints a completion script
+    Completions {
+        /// The shell that is to read it
+        shell: Shell,
+    },
+}
+
+/// Options of every write of an entry.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Write options")]
+#[command(group = ArgGroup::new("precondition").args(["if_match", "must_exist", "must_not_exist"]))]
+pub(crate) struct WriteOptions {
+    /// Write only if the entry still has this etag
+    #[arg(long, value_name = "ETAG", value_parser = etag)]
+    if_match: Option<String>,
+
+    /// Write only if the entry exists
+    #[arg(long)]
+    must_exist: bool,
+
+    /// Write only if the entry does not exist
+    #[arg(long)]
+    must_not_exist: bool,
+
+    /// Name the write yourself, so that running the command again cannot apply it twice [default: a new UUID]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    request_id: Option<String>,
+
+    /// Resume a command that was cut off: the time since it was first run, with its --request-id
+    ///
+    /// Longer than true is safe, shorter is not. Where the id is a UUID that latticectl made, the time that
+    /// passed since then is known, and the longer of both counts.
+    #[arg(long, value_name = "DURATION", requires = "request_id", value_parser = humantime::parse_duration)]
+    retry_age: Option<Duration>,
+
+    /// Make every check and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What must hold for a write to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Precondition {
+    Etag(String),
+    MustExist,
+    MustNotExist,
+}
+
+impl WriteOptions {
+    pub(crate) fn precondition(&self) -> Option<Precondition> {
+        let etag = self.if_match.clone().map(Precondition::Etag);
+        let exists = self.must_exist.then_some(Precondition::MustExist);
+        let absent = self.must_not_exist.then_some(Precondition::MustNotExist);
+        etag.or(exists).or(absent)
+    }
+
+    /// Names the write, once for all attempts.
+    pub(crate) fn intent(&self) -> Intent {
+        let request_id = self
+            .request_id
+            .clone()
+            .unwrap_or_else(|| Uuid::now_v7().to_string());
+        Intent {
+            age: self.retry_age.map(|given| given.max(age_told_by(&request_id))),
+            request_id,
+            dry_run: self.dry_run,
+        }
+    }
+}
+
+/// Tells how long ago an id was made, if it tells the time; else zero.
+fn age_told_by(request_id: &str) -> Duration {
+    let unix_time = |id: Uuid| {
+        let (seconds, nanos) = id.get_timestamp()?.to_unix();
+        Some(Duration::new(seconds, nanos))
+    };
+    let made = Uuid::parse_str(request_id).ok().and_then(unix_time);
+    let now = unix_time(Uuid::now_v7());
+    made.zip(now)
+        .map_or(Duration::ZERO, |(made, now)| now.saturating_sub(made))
+}
+
+/// Options of every read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Read options")]
+pub(crate) struct ReadOptions {
+    /// Read what the stream holds now, not what the gateway has seen of it
+    #[arg(long, conflicts_with = "at_least")]
+    fresh: bool,
+
+    /// Read nothing older than this revision, EPOCH:SEQUENCE as a write printed it
+    #[arg(long, value_name = "REV", value_parser = revision)]
+    at_least: Option<Revision>,
+}
+
+impl ReadOptions {
+    pub(crate) fn consistency(&self) -> Option<Consistency> {
+        let fresh = self.fresh.then_some(Requirement::FullyConsistent(true));
+        let at_least = self.at_least.map(Requirement::AtLeastAsFresh);
+        fresh.or(at_least).map(|requirement| Consistency {
+            requirement: Some(requirement),
+        })
+    }
+}
+
+/// Options of every list.
+#[derive(Debug, Args)]
+pub(crate) struct ListOptions {
+    /// Stop after this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<NonZeroU32>,
+}
+
+/// Where a gateway listens: scheme and authority, nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayUri(Uri);
+
+impl GatewayUri {
+    pub(crate) fn uri(&self) -> Uri {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for GatewayUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_string().trim_end_matches('/'))
+    }
+}
+
+impl FromStr for GatewayUri {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("http://{text}")
+        };
+        let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err("TLS is not supported; give an http:// URL".to_owned()),
+            Some(_) | None => return Err("give http://HOST:PORT".to_owned()),
+        }
+        if uri.host().is_none_or(str::is_empty) || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err("give http://HOST:PORT and nothing after it".to_owned());
+        }
+        Ok(Self(uri))
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Etags are quoted, and shells eat quotes: both forms are taken.
+fn etag(text: &str) -> Result<String, String> {
+    match text.trim_matches('"') {
+        "" => Err("must not be empty".to_owned()),
+        inner => Ok(format!("\"{inner}\"")),
+    }
+}
+
+fn revision(text: &str) -> Result<Revision, String> {
+    let parse = || {
+        let (epoch, sequence) = text.split_once(':')?;
+        Some(Revision {
+            epoch: epoch.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    };
+    parse().ok_or_else(|| "give EPOCH:SEQUENCE, two decimal numbers".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

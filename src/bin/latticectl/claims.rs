@@ -1,0 +1,177 @@
+//! `latticectl claims`: who an actor or provider is.
+
+use clap::Subcommand;
+use lattice_gateway::proto::{
+    Claims, GetClaimsRequest, ListClaimsRequest, ListClaimsResponse, PutClaimsRequest,
+    put_claims_request::{self, Source},
+};
+
+use crate::{
+    Context,
+    args::{ListOptions, Precondition, ReadOptions, WriteOptions},
+    failure::CommandError,
+    gateway::Effect,
+    output::{render, revision, timestamp, written},
+    page::{self, Page},
+    retry::Attempt,
+    table,
+    token::TokenSource,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClaimsCommand {
+    /// Puts the claims of an actor or provider, from the token that its author signed
+    Put(Put),
+
+    /// Shows the claims of a key
+    Get {
+        /// The public key of the actor (M…) or provider (V…)
+        key: String,
+
+        #[command(flatten)]
+        read: ReadOptions,
+    },
+
+    /// Lists all claims
+    List {
+        #[command(flatten)]
+        read: ReadOptions,
+
+        #[command(flatten)]
+        list: ListOptions,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    #[command(flatten)]
+    token: TokenSource,
+
+    #[command(flatten)]
+    write: WriteOptions,
+}
+
+pub(crate) async fn run(context: &Context<'_>, command: &ClaimsCommand) -> Result<String, CommandError> {
+    match command {
+        ClaimsCommand::Put(arguments) => put(context, arguments).await,
+        ClaimsCommand::Get { key, read } => get(context, key, read).await,
+        ClaimsCommand::List { read, list } => self::list(context, read, list).await,
+    }
+}
+
+async fn put(context: &Context<'_>, arguments: &Put) -> Result<String, CommandError> {
+    let intent = arguments.write.intent();
+    let request = PutClaimsRequest {
+        lattice: context.lattice.to_owned(),
+        source: Some(Source::Jwt(arguments.token.token()?)),
+        request_id: intent.request_id.clone(),
+        precondition: arguments.write.precondition().map(Into::into),
+        validate_only: intent.dry_run,
+        ..PutClaimsRequest::default()
+    };
+    let client = context.gateway.claims();
+    let send = async |attempt: Attempt| {
+        let retry_age = attempt.retry_age();
+        let request = PutClaimsRequest {
+            retry_age,
+            ..request.clone()
+        };
+        client.clone().put_claims(attempt.request(request)).await
+    };
+    let response = context.gateway.call(Effect::Write(&intent), send).await?;
+    render(context.format, &response, |response| {
+        written(response.result.as_ref(), &subject(response.claims.as_ref()))
+    })
+}
+
+/// Names the claims in the line that tells of a write. They are unset when something deleted them since.
+fn subject(claims: Option<&Claims>) -> String {
+    claims.map_or_else(
+        || "claims".to_owned(),
+        |claims| format!("claims {} {}", claims.public_key, claims.name),
+    )
+}
+
+async fn get(context: &Context<'_>, key: &str, read: &ReadOptions) -> Result<String, CommandError> {
+    let request = GetClaimsRequest {
+        lattice: context.lattice.to_owned(),
+        public_key: key.to_owned(),
+        consistency: read.consistency(),
+    };
+    let client = context.gateway.claims();
+    let send = async |attempt: Attempt| client.clone().get_claims(attempt.request(request.clone())).await;
+    let response = context.gateway.call(Effect::Nothing, send).await?;
+    render(context.format, &response, |response| {
+        response.claims.as_ref().map(fields).unwrap_or_default()
+    })
+}
+
+async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> Result<String, CommandError> {
+    let client = context.gateway.claims();
+    let listed = page::all(list.limit, async |page| {
+        let request = ListClaimsRequest {
+            lattice: context.lattice.to_owned(),
+            public_key: String::new(),
+            consistency: read.consistency(),
+            page_size: page.size,
+            page_token: page.token.clone(),
+        };
+        let send =
+            async |attempt: Attempt| client.clone().list_claims(attempt.request(request.clone())).await;
+        let response = context.gateway.call(Effect::Nothing, send).await?;
+        Ok(Page {
+            items: response.claims,
+            next_page_token: response.next_page_token,
+            revision: response.revision,
+        })
+    });
+    let listed = listed.await?;
+    let response = ListClaimsResponse {
+        claims: listed.items,
+        next_page_token: listed.next_page_token,
+        revision: listed.revision,
+    };
+    render(context.format, &response, |response| columns(&response.claims))
+}
+
+fn fields(claims: &Claims) -> String {
+    table::fields(&[
+        ("key", claims.public_key.clone()),
+        ("issuer", claims.issuer.clone()),
+        ("name", claims.name.clone()),
+        ("call alias", claims.call_alias.clone()),
+        ("capabilities", claims.capabilities.join(",")),
+        ("tags", claims.tags.join(",")),
+        ("claims revision", claims.claims_revision.clone()),
+        ("version", claims.version.clone()),
+        ("contract", claims.contract_id.clone()),
+        ("config schema", claims.config_schema.clone()),
+        ("etag", claims.etag.clone()),
+        ("revision", revision(claims.revision)),
+        ("updated", timestamp(claims.update_time.as_ref())),
+    ])
+}
+
+fn columns(claims: &[Claims]) -> String {
+    let row = |claims: &Claims| {
+        [
+            claims.public_key.clone(),
+            claims.name.clone(),
+            claims.call_alias.clone(),
+            claims.version.clone(),
+            claims.capabilities.join(","),
+        ]
+    };
+    let header = ["KEY", "NAME", "ALIAS", "VERSION", "CAPABILITIES"];
+    table::columns(header, claims.iter().map(row))
+}
+
+impl From<Precondition> for put_claims_request::Precondition {
+    fn from(precondition: Precondition) -> Self {
+        match precondition {
+            Precondition::Etag(etag) => Self::Etag(etag),
+            Precondition::MustExist => Self::MustExist(true),
+            Precondition::MustNotExist => Self::MustNotExist(true),
+        }
+    }
+}

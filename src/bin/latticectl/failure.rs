@@ -1,0 +1,449 @@
+//! Why a command failed, and how to tell: to people with a way out, to programs as JSON, to scripts as exit code.
+//!
+//! A status is decoded here once; everything after that chooses by [`Cause`], never by a message.
+
+use std::{collections::BTreeMap, error::Error, io, process::ExitCode, time::Duration};
+
+use lattice_gateway::proto::{ErrorReason, PACKAGE};
+use serde_json::json;
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    args::{Format, GatewayUri},
+    table::printable,
+};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum CommandError {
+    /// It cannot be carried out as given; nothing was sent.
+    Input(String),
+    /// The call failed.
+    Call(Box<CallError>),
+    /// The answer could not be written out.
+    Output(io::Error),
+}
+
+/// A failed call, after its last attempt.
+#[derive(Debug)]
+pub(crate) struct CallError {
+    pub(crate) failure: Failure,
+    pub(crate) doubt: Doubt,
+}
+
+/// Whether a call may have had an effect all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It had none.
+    None,
+    /// It may have; running the command again is harmless.
+    Repeat,
+    /// It may have; the command can be resumed.
+    Resume { request_id: String, age: Duration },
+}
+
+/// What a status said.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) cause: Cause,
+    pub(crate) message: String,
+    /// The reason as it was sent; empty for none.
+    pub(crate) reason: String,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) violations: Vec<Violation>,
+    /// The pause that the gateway asked for before another attempt.
+    pub(crate) retry_delay: Option<Duration>,
+}
+
+/// A field that was refused, and why.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    field: String,
+    description: String,
+}
+
+/// Who says that an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The gateway, with a reason.
+    Reason(Code, ErrorReason),
+    /// Something else: the transport, a proxy, or a gateway of a version with other reasons.
+    Code(Code),
+    /// There is no connection; nothing was sent.
+    NotConnected,
+    /// Nobody, in the time given.
+    NoAnswer,
+    /// The user.
+    Interrupted,
+}
+
+/// The exit codes, as the help text lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Refused,
+    Usage,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Unknown,
+    Interrupted,
+}
+
+/// What hints refer to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) endpoint: &'a GatewayUri,
+    pub(crate) lattice: &'a str,
+}
+
+impl From<CallError> for CommandError {
+    fn from(error: CallError) -> Self {
+        Self::Call(Box::new(error))
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Refused => 1,
+            Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::Conflict => 4,
+            Exit::Unavailable => 5,
+            Exit::Unknown => 6,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+impl CommandError {
+    /// Tells it in the form that was asked for.
+    pub(crate) fn render(&self, format: Format, place: Place<'_>) -> String {
+        match format {
+            Format::Table => self.text(place),
+            Format::Json => format!("{:#}", self.json()),
+        }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Input(_) => Exit::Usage,
+            Self::Output(_) => Exit::Refused,
+            Self::Call(error) => error.exit(),
+        }
+    }
+
+    fn text(&self, place: Place<'_>) -> String {
+        match self {
+            Self::Input(message) => format!("error: {}", printable(message)),
+            Self::Output(error) => format!("error: cannot write the answer: {error}"),
+            Self::Call(error) => error.text(place),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Input(message) => json!({ "code": code_name(Code::InvalidArgument), "reason": "",
+                "message": message, "metadata": {}, "violations": [] }),
+            Self::Output(error) => json!({ "code": code_name(Code::Unknown), "reason": "",
+                "message": error.to_string(), "metadata": {}, "violations": [] }),
+            Self::Call(error) => error.json(),
+        }
+    }
+}
+
+impl CallError {
+    fn exit(&self) -> Exit {
+        match self.doubt {
+            Doubt::None => self.failure.cause.exit(),
+            Doubt::Repeat | Doubt::Resume { .. } => Exit::Unknown,
+        }
+    }
+
+    fn text(&self, place: Place<'_>) -> String {
+        let failure = &self.failure;
+        let mut lines = vec![format!("error: {}", printable(&failure.message))];
+        for Violation { field, description } in &failure.violations {
+            lines.push(printable(&format!("  {field}: {description}")));
+        }
+        lines.extend(
+            failure
+                .hint(place)
+                .map(|hint| printable(&format!("hint: {hint}"))),
+        );
+        lines.extend(self.doubt.advice());
+        lines.join("\n")
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let failure = &self.failure;
+        let violation = |it: &Violation| json!({ "field": it.field, "description": it.description });
+        let violations: Vec<_> = failure.violations.iter().map(violation).collect();
+        let mut json = json!({
+            "code": code_name(failure.cause.code()),
+            "reason": failure.reason,
+            "message": failure.message,
+            "metadata": failure.metadata,
+            "violations": violations,
+        });
+        if let (Doubt::Resume { request_id, age }, Some(json)) = (&self.doubt, json.as_object_mut()) {
+            let resume = json!({ "requestId": request_id, "retryAge": age_argument(*age) });
+            json.insert("resume".to_owned(), resume);
+        }
+        json
+    }
+}
+
+impl Doubt {
+    /// Tells how to find out.
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Repeat => Some(
+                "The outcome is unknown. Run the same command again: what is there already stays as it is."
+                    .to_owned(),
+            ),
+            Self::Resume { request_id, age } => Some(format!(
+                "The outcome is unknown: the write may have been applied. To find out, and to apply it if it \
+                 was not, run the same command again with\n  --request-id {request_id} --retry-age {}",
+                age_argument(*age)
+            )),
+        }
+    }
+}
+
+/// In whole seconds, rounded up: a longer age than the true one is safe, a shorter one is not.
+fn age_argument(age: Duration) -> String {
+    format!("{}s", age.as_secs().saturating_add(1))
+}
+
+impl From<&Status> for Failure {
+    fn from(status: &Status) -> Self {
+        // tonic's own clock may run out before the caller's.
+        if sources(status).any(<dyn Error>::is::<TimeoutExpired>) {
+            return Self::no_answer();
+        }
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == PACKAGE);
+        let reason = info.map(|info| info.reason.clone()).unwrap_or_default();
+        Self {
+            cause: cause(status, &reason),
+            message: message(status),
+            reason,
+            metadata: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
+            violations: violations(&details),
+            retry_delay: details.retry_info().and_then(|info| info.retry_delay),
+        }
+    }
+}
+
+fn cause(status: &Status, reason: &str) -> Cause {
+    let known = ErrorReason::from_str_name(reason).filter(|reason| *reason != ErrorReason::Unspecified);
+    if let Some(reason) = known {
+        return Cause::Reason(status.code(), reason);
+    }
+    // tonic makes this error only while it has no connection to send a request on.
+    if sources(status).any(<dyn Error>::is::<ConnectError>) {
+        return Cause::NotConnected;
+    }
+    Cause::Code(status.code())
+}
+
+/// What the status says and, where that is the transport's own, what lies beneath.
+fn message(status: &Status) -> String {
+    let said = match status.message() {
+        "" => status.code().description(),
+        said => said,
+    };
+    match sources(status).last().map(ToString::to_string) {
+        Some(root) if !said.contains(&root) => format!("{said}: {root}"),
+        Some(_) | None => said.to_owned(),
+    }
+}
+
+fn violations(details: &ErrorDetails) -> Vec<Violation> {
+    let refused = details.bad_request().map(|it| it.field_violations.as_slice());
+    let violation = |it: &tonic_types::FieldViolation| Violation {
+        field: it.field.clone(),
+        description: it.description.clone(),
+    };
+    refused.unwrap_or_default().iter().map(violation).collect()
+}
+
+fn sources(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&error| error.source())
+}
+
+impl Failure {
+    /// Nobody answered in the time given.
+    pub(crate) fn no_answer() -> Self {
+        Self::local(Cause::NoAnswer, "the gateway did not answer in time".to_owned())
+    }
+
+    /// The user broke it off.
+    pub(crate) fn interrupted() -> Self {
+        Self::local(Cause::Interrupted, "interrupted".to_owned())
+    }
+
+    fn local(cause: Cause, message: String) -> Self {
+        Self {
+            cause,
+            message,
+            reason: String::new(),
+            metadata: BTreeMap::new(),
+            violations: Vec::new(),
+            retry_delay: None,
+        }
+    }
+
+    /// The way out, where one is known.
+    fn hint(&self, place: Place<'_>) -> Option<String> {
+        let endpoint = place.endpoint;
+        match self.cause {
+            Cause::Reason(_, reason) => hint(reason).and_then(|hint| self.filled(hint, place.lattice)),
+            Cause::NotConnected => Some(format!("is the gateway running at {endpoint}?")),
+            Cause::Code(_) if self.reason.is_empty() => {
+                Some(format!("is it a lattice gateway that answers at {endpoint}?"))
+            }
+            Cause::Code(_) | Cause::NoAnswer | Cause::Interrupted => None,
+        }
+    }
+
+    /// Fills in the lattice and the error's metadata; none where the metadata lack what the hint names.
+    fn filled(&self, hint: &str, lattice: &str) -> Option<String> {
+        let mut filled = hint.replace("{lattice}", lattice);
+        for (key, value) in &self.metadata {
+            filled = filled.replace(&format!("{{{key}}}"), value);
+        }
+        (!filled.contains('{')).then_some(filled)
+    }
+}
+
+/// Tells what to do about an error. Names in braces are the lattice and the error's metadata.
+fn hint(reason: ErrorReason) -> Option<&'static str> {
+    Some(match reason {
+        ErrorReason::LimitExceeded => "`latticectl info` shows the limits",
+        ErrorReason::RequestIdReused => "give another --request-id, or none: then a new one is made",
+        ErrorReason::PageTokenInvalid => "the lattice was made again meanwhile; run the command again",
+        ErrorReason::LatticeNotGranted => "`latticectl lattice list` shows the lattices that you may see",
+        ErrorReason::EntryExists => "leave --must-not-exist out to replace it",
+        ErrorReason::EtagMismatch => "get the entry again, then decide",
+        ErrorReason::Contention => "nothing was applied; run the command again",
+        ErrorReason::OutcomeSuperseded => {
+            "the write may have stood for a while and does not now; get the entry, then decide"
+        }
+        ErrorReason::NotProvisioned => "run: latticectl lattice provision {lattice}",
+        ErrorReason::StreamConfigDrift | ErrorReason::LayoutUnsupported => {
+            "`latticectl lattice show {lattice}` shows how the lattice is kept"
+        }
+        ErrorReason::LayoutAmbiguous => "set {setting} in the gateway's configuration",
+        ErrorReason::JetstreamDisabled => "enable JetStream for the gateway's NATS account",
+        ErrorReason::BackendForbidden => "allow the gateway's NATS user to use {subject}",
+        ErrorReason::RevisionUnavailable => {
+            "the stream was made again since that revision; leave --at-least out, or give --fresh"
+        }
+        ErrorReason::BackendFull => "make room in the stream, or raise the limits of the NATS account",
+        ErrorReason::Overloaded => "nothing was applied; run the command again, or give a longer --timeout",
+        ErrorReason::BackendUnavailable => "does NATS run, and does the gateway reach it?",
+        ErrorReason::ShuttingDown => "run the command again, or give the --endpoint of another gateway",
+        ErrorReason::ReadTimedOut => "give a longer --timeout, or accept an older answer",
+        ErrorReason::Internal => "look for call_id {call_id} in the gateway's log",
+        ErrorReason::InvalidField
+        | ErrorReason::ClaimsInvalid
+        | ErrorReason::EntryNotFound
+        | ErrorReason::OutcomeUnknown
+        | ErrorReason::Unspecified => return None,
+    })
+}
+
+impl Cause {
+    /// The exit code where the call is known to have had no effect.
+    fn exit(self) -> Exit {
+        match self {
+            Self::Reason(_, reason) => exit_of_reason(reason),
+            Self::Code(code) => exit_of_code(code),
+            Self::NotConnected | Self::NoAnswer => Exit::Unavailable,
+            Self::Interrupted => Exit::Interrupted,
+        }
+    }
+
+    fn code(self) -> Code {
+        match self {
+            Self::Reason(code, _) | Self::Code(code) => code,
+            Self::NotConnected => Code::Unavailable,
+            Self::NoAnswer => Code::DeadlineExceeded,
+            Self::Interrupted => Code::Cancelled,
+        }
+    }
+}
+
+fn exit_of_reason(reason: ErrorReason) -> Exit {
+    match reason {
+        ErrorReason::EntryNotFound => Exit::NotFound,
+        ErrorReason::EtagMismatch
+        | ErrorReason::EntryExists
+        | ErrorReason::OutcomeSuperseded
+        | ErrorReason::Contention => Exit::Conflict,
+        ErrorReason::Overloaded
+        | ErrorReason::BackendUnavailable
+        | ErrorReason::ShuttingDown
+        | ErrorReason::ReadTimedOut => Exit::Unavailable,
+        ErrorReason::OutcomeUnknown => Exit::Unknown,
+        ErrorReason::InvalidField
+        | ErrorReason::LimitExceeded
+        | ErrorReason::ClaimsInvalid
+        | ErrorReason::RequestIdReused
+        | ErrorReason::PageTokenInvalid
+        | ErrorReason::LatticeNotGranted
+        | ErrorReason::NotProvisioned
+        | ErrorReason::StreamConfigDrift
+        | ErrorReason::LayoutUnsupported
+        | ErrorReason::LayoutAmbiguous
+        | ErrorReason::JetstreamDisabled
+        | ErrorReason::BackendForbidden
+        | ErrorReason::RevisionUnavailable
+        | ErrorReason::BackendFull
+        | ErrorReason::Internal
+        | ErrorReason::Unspecified => Exit::Refused,
+    }
+}
+
+/// For statuses without a reason that this version knows.
+fn exit_of_code(code: Code) -> Exit {
+    match code {
+        Code::NotFound => Exit::NotFound,
+        Code::AlreadyExists | Code::Aborted => Exit::Conflict,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Internal
+        | Code::Unavailable => Exit::Unavailable,
+        Code::InvalidArgument
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => Exit::Refused,
+    }
+}
+
+/// The name that gRPC gives a code: its Rust name in capitals, with underscores between words.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests;

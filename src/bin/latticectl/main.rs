@@ -1,0 +1,109 @@
+//! `latticectl`: the command line of a lattice gateway.
+//!
+//! Arguments become one call (or the pages of one list), and its answer becomes a table for people or canonical
+//! JSON for programs. Results go to standard output, everything else to standard error. Nothing here decides
+//! what is valid in a lattice: that is the gateway's part.
+
+mod args;
+mod claims;
+mod failure;
+mod gateway;
+mod input;
+mod lattice;
+mod link;
+mod output;
+mod page;
+mod reference;
+mod retry;
+mod table;
+mod token;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+use clap_complete::{Shell, generate};
+
+use crate::{
+    args::{Cli, Command, Format},
+    failure::{CommandError, Exit, Place},
+    gateway::Gateway,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let context = Context::new(&cli);
+    let printed = run(&context, &cli.command).await.and_then(|text| print(&text));
+    let Err(error) = printed else {
+        return ExitCode::SUCCESS;
+    };
+    let place = Place {
+        endpoint: &cli.global.endpoint,
+        lattice: context.lattice,
+    };
+    output::note(&error.render(context.format, place));
+    error.exit().into()
+}
+
+/// What every command works with.
+#[derive(Debug)]
+struct Context<'a> {
+    gateway: Gateway,
+    lattice: &'a str,
+    format: Format,
+}
+
+impl<'a> Context<'a> {
+    fn new(cli: &'a Cli) -> Self {
+        Self {
+            gateway: Gateway::new(&cli.global),
+            lattice: cli.lattice(),
+            format: cli.global.output,
+        }
+    }
+}
+
+async fn run(context: &Context<'_>, command: &Command) -> Result<String, CommandError> {
+    match command {
+        Command::Claims(command) => claims::run(context, command).await,
+        Command::Link(command) => link::run(context, command).await,
+        Command::Ref(command) => reference::run(context, command).await,
+        Command::Lattice(command) => lattice::run(context, command).await,
+        Command::Info => lattice::info(context).await,
+        Command::Completions { shell } => Ok(completions(*shell)),
+    }
+}
+
+/// Made in memory, because `generate` panics where a pipe breaks.
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    generate(shell, &mut command, name, &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// A reader that has seen enough and closed the pipe is no error.
+fn print(text: &str) -> Result<(), CommandError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::Output(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Prints what clap has to say: help and version, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    error.print().ok();
+    if error.use_stderr() {
+        Exit::Usage.into()
+    } else {
+        ExitCode::SUCCESS
+    }
+}
