@@ -1,0 +1,452 @@
+//! Every reason of an error, really reached once: its code, its metadata, and whether to come back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use lattice_gateway::{
+    config::Config,
+    control::lattices::Storage,
+    proto::{
+        Consistency, DeleteOciReferenceRequest, ErrorReason, GetLinkDefinitionRequest, ListClaimsRequest,
+        ListLatticesRequest, PutClaimsRequest, PutLinkDefinitionRequest, Revision, consistency::Requirement,
+        put_claims_request::Source, put_link_definition_request::Precondition,
+    },
+};
+use prost::Message;
+use serde_json::{Value, json};
+use tonic::{Code, Request};
+
+use crate::harness::{
+    Nats, TestGateway, Told,
+    api::{self, ACTOR, PROVIDER},
+    gateway, keys, link, put_link, told, until,
+    wire::Wire,
+};
+
+/// A reason's code, the keys of its metadata, and whether it says when to try again.
+type Row = (ErrorReason, Code, &'static [&'static str], Retry);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Retry {
+    Advised,
+    NotAdvised,
+}
+use Retry::{Advised, NotAdvised};
+
+const ROWS: [Row; 25] = [
+    (ErrorReason::InvalidField, Code::InvalidArgument, &[], NotAdvised),
+    (
+        ErrorReason::LimitExceeded,
+        Code::InvalidArgument,
+        &["actual", "limit", "max"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::ClaimsInvalid,
+        Code::InvalidArgument,
+        &["cause"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::RequestIdReused,
+        Code::InvalidArgument,
+        &[],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::PageTokenInvalid,
+        Code::InvalidArgument,
+        &[],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::LatticeNotGranted,
+        Code::PermissionDenied,
+        &["lattice", "verb"],
+        NotAdvised,
+    ),
+    (ErrorReason::EntryNotFound, Code::NotFound, &["entry"], NotAdvised),
+    (
+        ErrorReason::EntryExists,
+        Code::AlreadyExists,
+        &["entry"],
+        NotAdvised,
+    ),
+    (ErrorReason::EtagMismatch, Code::Aborted, &["entry"], NotAdvised),
+    (ErrorReason::Contention, Code::Aborted, &[], NotAdvised),
+    (ErrorReason::OutcomeSuperseded, Code::Aborted, &[], NotAdvised),
+    (
+        ErrorReason::NotProvisioned,
+        Code::FailedPrecondition,
+        &["lattice"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::StreamConfigDrift,
+        Code::FailedPrecondition,
+        &["field", "have", "want"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::LayoutUnsupported,
+        Code::FailedPrecondition,
+        &["layout"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::LayoutAmbiguous,
+        Code::FailedPrecondition,
+        &["lattice", "setting"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::JetstreamDisabled,
+        Code::FailedPrecondition,
+        &[],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::BackendForbidden,
+        Code::FailedPrecondition,
+        &["subject"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::RevisionUnavailable,
+        Code::FailedPrecondition,
+        &[],
+        NotAdvised,
+    ),
+    (ErrorReason::BackendFull, Code::ResourceExhausted, &[], NotAdvised),
+    (ErrorReason::Overloaded, Code::ResourceExhausted, &[], Advised),
+    (ErrorReason::BackendUnavailable, Code::Unavailable, &[], Advised),
+    (ErrorReason::ShuttingDown, Code::Unavailable, &[], Advised),
+    (
+        ErrorReason::OutcomeUnknown,
+        Code::DeadlineExceeded,
+        &["request_id"],
+        NotAdvised,
+    ),
+    (ErrorReason::ReadTimedOut, Code::DeadlineExceeded, &[], NotAdvised),
+    (ErrorReason::Internal, Code::Internal, &["call_id"], NotAdvised),
+];
+
+#[tokio::test]
+async fn every_reason_is_reached_and_says_what_the_contract_promises() {
+    let (requests, waits, refusals, full, absent, drained) = tokio::join!(
+        of_requests(),
+        of_a_broken_wire(),
+        of_a_restricted_user(),
+        of_a_full_server(),
+        without_jetstream(),
+        while_draining()
+    );
+    let reached = [requests, waits, refusals, full, absent, drained]
+        .into_iter()
+        .flatten();
+    let reached = reached
+        .map(|told| (told.reason.as_str_name(), told))
+        .collect::<BTreeMap<_, _>>();
+
+    let enums = api::files().into_iter().flat_map(|file| file.enum_type);
+    let reasons = enums
+        .filter(|of| of.name() == "ErrorReason")
+        .flat_map(|of| of.value);
+    let defined = reasons
+        .filter(|value| value.number() != 0)
+        .map(|value| value.name().to_owned())
+        .collect::<BTreeSet<_>>();
+    let with_row = ROWS.map(|(reason, ..)| reason.as_str_name().to_owned());
+    assert_eq!(
+        defined,
+        with_row.into(),
+        "every reason has a row here, and no other"
+    );
+    for (reason, code, metadata, retry) in ROWS {
+        let reason = reason.as_str_name();
+        let told = reached
+            .get(reason)
+            .unwrap_or_else(|| panic!("{reason} was never reached"));
+        assert_eq!(told.code, code, "{reason}");
+        let keys = told.metadata.keys().map(String::as_str).collect::<BTreeSet<_>>();
+        assert_eq!(keys, metadata.iter().copied().collect(), "{reason}");
+        assert!(told.metadata.values().all(|value| !value.is_empty()), "{told:?}");
+        assert_eq!(told.retry_after.is_some(), retry == Advised, "{told:?}");
+        assert!(told.retry_after.is_none_or(|time| !time.is_zero()), "{told:?}");
+        assert!(!told.message.is_empty(), "{reason}");
+    }
+    assert_eq!(
+        reached["OUTCOME_UNKNOWN"].metadata["request_id"],
+        "request-unknown"
+    );
+    assert_eq!(
+        reached["LAYOUT_AMBIGUOUS"].metadata["setting"],
+        "lattices.both.layout"
+    );
+    assert_eq!(reached["INTERNAL"].message, "internal error", "a fixed text");
+    assert!(reached["BACKEND_FORBIDDEN"].metadata["subject"].starts_with("lc.default.linkdefs."));
+}
+
+async fn refused(gateway: &TestGateway, method: &str, request: impl Message + std::fmt::Debug) -> Told {
+    match gateway.call(method, request.encode_to_vec()).await {
+        Err(status) => Told::from(status),
+        Ok(_) => panic!("{method} was accepted: {request:?}"),
+    }
+}
+
+async fn put_is_refused(gateway: &TestGateway, change: impl FnOnce(&mut PutLinkDefinitionRequest)) -> Told {
+    let mut put = put_link(link(ACTOR, PROVIDER, "value"));
+    change(&mut put);
+    gateway.put(put).await.unwrap_err()
+}
+
+/// What the request alone, or what stands, is refused for.
+async fn of_requests() -> Vec<Told> {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let restricted = TestGateway::serving(&nats, "[lattices.mine]\ntrusted_issuers = [\"*\"]\n").await;
+    let mut first = put_link(link(ACTOR, PROVIDER, "first"));
+    first.request_id = "request-0001".into();
+    let written = gateway.put(first).await.unwrap().result.unwrap();
+    let bucket = json!({
+        "name": "KV_LATTICEDATA_both", "subjects": ["$KV.LATTICEDATA_both.>"], "max_msgs_per_subject": 1,
+    });
+    nats.api("STREAM.CREATE.KV_LATTICEDATA_both", bucket).await;
+    nats.create_stream("both", Value::Null).await;
+    nats.create_stream("drifted", json!({"max_msgs_per_subject": 2}))
+        .await;
+    // A host's link, at a time at which a first attempt may have come before it.
+    let foreign = keys::actor();
+    let body = json!({
+        "actor_id": foreign, "contract_id": "wasmcloud:keyvalue", "link_name": "default", "provider_id": PROVIDER,
+        "values": {},
+    });
+    nats.publish_raw("lc.default.linkdefs.foreign", body.to_string())
+        .await;
+
+    let mut told = of_puts(&gateway, &foreign, &written.etag).await;
+    told.push(put_is_refused(&restricted, |_| {}).await);
+    told.extend(of_other_calls(&gateway).await);
+    told
+}
+
+async fn of_puts(gateway: &TestGateway, foreign: &str, etag: &str) -> Vec<Told> {
+    let of_absent = |precondition| {
+        move |put: &mut PutLinkDefinitionRequest| {
+            put.link_definition.as_mut().unwrap().link_name = "absent".into();
+            put.precondition = Some(precondition);
+        }
+    };
+    let mut lost = put_link(link(foreign, PROVIDER, "value"));
+    lost.request_id = "request-lost".into();
+    lost.retry_age = Some(Duration::from_mins(1).into());
+    vec![
+        put_is_refused(gateway, |put| put.lattice = "a.b".into()).await,
+        put_is_refused(gateway, |put| put.lattice = "l".repeat(64)).await,
+        put_is_refused(gateway, |put| put.lattice = "drifted".into()).await,
+        put_is_refused(gateway, |put| put.request_id = "request-0001".into()).await,
+        put_is_refused(gateway, of_absent(Precondition::MustExist(true))).await,
+        put_is_refused(gateway, of_absent(Precondition::Etag(etag.to_owned()))).await,
+        put_is_refused(gateway, |put| {
+            put.precondition = Some(Precondition::MustNotExist(true));
+        })
+        .await,
+        gateway.put(lost).await.unwrap_err(),
+    ]
+}
+
+async fn of_other_calls(gateway: &TestGateway) -> Vec<Told> {
+    let listed = |lattice: &str, page_token: &str| {
+        let request = ListClaimsRequest {
+            lattice: lattice.into(),
+            page_token: page_token.into(),
+            ..Default::default()
+        };
+        refused(gateway, "ClaimsService/ListClaims", request)
+    };
+    let bad_token = PutClaimsRequest {
+        lattice: "default".into(),
+        source: Some(Source::Jwt("garbage".into())),
+        ..Default::default()
+    };
+    let delete = DeleteOciReferenceRequest {
+        lattice: "default".into(),
+        oci_url: Some("echo".into()),
+        ..Default::default()
+    };
+    let other_stream = Revision {
+        epoch: 1,
+        sequence: 1,
+    };
+    let get = GetLinkDefinitionRequest {
+        lattice: "default".into(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        consistency: Some(Consistency {
+            requirement: Some(Requirement::AtLeastAsFresh(other_stream)),
+        }),
+        ..Default::default()
+    };
+    vec![
+        listed("default", "garbage").await,
+        listed("absent", "").await,
+        listed("both", "").await,
+        refused(gateway, "ClaimsService/PutClaims", bad_token).await,
+        refused(gateway, "OciReferenceService/DeleteOciReference", delete).await,
+        refused(gateway, "LinkDefinitionService/GetLinkDefinition", get).await,
+    ]
+}
+
+/// What comes of NATS that does not answer, or is away.
+async fn of_a_broken_wire() -> Vec<Told> {
+    let nats = Nats::start().await;
+    let wire = Wire::to(nats.port()).await;
+    let gateway = TestGateway::with(Config::dev(wire.url(), Some(Storage::Memory))).await;
+    let mut narrow = Config::dev(wire.url(), Some(Storage::Memory));
+    narrow.calls.in_flight_max = 1;
+    let narrow = TestGateway::with(narrow).await;
+    gateway
+        .put(put_link(link(ACTOR, PROVIDER, "before")))
+        .await
+        .unwrap();
+
+    wire.stall_answers(true);
+    let unknown = async {
+        let mut put = put_link(link(ACTOR, PROVIDER, "unknown"));
+        put.request_id = "request-unknown".into();
+        let mut put = Request::new(put);
+        put.set_timeout(Duration::from_millis(1_500));
+        told(gateway.links().put_link_definition(put).await).unwrap_err()
+    };
+    let contention = async {
+        until("the first put is on its way", async || {
+            (nats.state("default").await.1 == 2).then_some(())
+        })
+        .await;
+        let mut put = Request::new(put_link(link(ACTOR, PROVIDER, "second")));
+        put.set_timeout(Duration::from_millis(500));
+        told(gateway.links().put_link_definition(put).await).unwrap_err()
+    };
+    let late = async {
+        let mut list = Request::new(ListLatticesRequest::default());
+        list.set_timeout(Duration::from_millis(1_500));
+        told(narrow.lattices().list_lattices(list).await).unwrap_err()
+    };
+    let overloaded = async {
+        until("a call is in flight", async || {
+            narrow.metrics().await.contains("rpc_in_flight 1\n").then_some(())
+        })
+        .await;
+        told(
+            narrow
+                .lattices()
+                .list_lattices(ListLatticesRequest::default())
+                .await,
+        )
+        .unwrap_err()
+    };
+    let (unknown, contention, late, overloaded) = tokio::join!(unknown, contention, late, overloaded);
+
+    wire.refuse(true);
+    wire.cut();
+    wire.stall_answers(false);
+    until("the gateway knows that NATS is away", async || {
+        gateway
+            .metrics()
+            .await
+            .contains("nats_connected 0\n")
+            .then_some(())
+    })
+    .await;
+    let away = put_is_refused(&gateway, |_| {}).await;
+    vec![unknown, contention, late, overloaded, away]
+}
+
+async fn of_a_restricted_user() -> Vec<Told> {
+    let user = "authorization { users: [ { user: restricted, password: secret, \
+                permissions: { publish: { deny: \"lc.>\" } } } ] }\nno_auth_user: restricted\n";
+    let nats = Nats::start_with(user).await;
+    let gateway = TestGateway::dev(&nats).await;
+    vec![put_is_refused(&gateway, |_| {}).await]
+}
+
+async fn of_a_full_server() -> Vec<Told> {
+    let nats = Nats::start_bounded("max_memory_store: 1MB").await;
+    let gateway = TestGateway::dev(&nats).await;
+    for number in 0..10 {
+        let mut put = put_link(link(ACTOR, PROVIDER, &"x".repeat(400_000)));
+        put.link_definition.as_mut().unwrap().link_name = number.to_string();
+        if let Err(told) = gateway.put(put).await {
+            return vec![told];
+        }
+    }
+    panic!("4 MB fitted into 1 MB");
+}
+
+async fn without_jetstream() -> Vec<Told> {
+    let nats = Nats::start_without_jetstream().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let disabled = put_is_refused(&gateway, |_| {}).await;
+    // Somebody who is not JetStream answers in its place.
+    let client = nats.client().await;
+    let mut asked = client.subscribe("$JS.API.STREAM.NAMES").await.unwrap();
+    client.flush().await.unwrap();
+    let (internal, ()) = tokio::join!(
+        refused(
+            &gateway,
+            "LatticeService/ListLattices",
+            ListLatticesRequest::default()
+        ),
+        async {
+            let asked = asked.next().await.unwrap();
+            client
+                .publish(asked.reply.unwrap(), "not JSON".into())
+                .await
+                .unwrap();
+        }
+    );
+    vec![disabled, internal]
+}
+
+/// A call that reaches the server after it began to drain, before the client hears of it.
+async fn while_draining() -> Vec<Told> {
+    let nats = Nats::start().await;
+    let TestGateway { running, .. } = TestGateway::dev(&nats).await;
+    let (grpc, admin) = (running.grpc, running.admin);
+    let wire = Wire::to(grpc.port()).await;
+    let channel = tonic::transport::Endpoint::from_shared(wire.url().replace("nats", "http"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut client = lattice_gateway::proto::lattice_service_client::LatticeServiceClient::new(channel);
+    client
+        .list_lattices(ListLatticesRequest::default())
+        .await
+        .unwrap();
+    wire.stall_answers(true);
+    let refusal = async {
+        until("the server drains", async || {
+            tokio::net::TcpStream::connect(grpc).await.is_err().then_some(())
+        })
+        .await;
+        let call = client.list_lattices(ListLatticesRequest::default());
+        let refused = async {
+            until("the call was refused", async || {
+                gateway::metrics(admin)
+                    .await
+                    .contains("code=\"14\"")
+                    .then_some(())
+            })
+            .await;
+            wire.stall_answers(false);
+        };
+        let (answer, ()) = tokio::join!(call, refused);
+        told(answer).unwrap_err()
+    };
+    let ((), refusal) = tokio::join!(running.shut_down(), refusal);
+    vec![refusal]
+}

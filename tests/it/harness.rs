@@ -1,0 +1,15 @@
+//! Starts what tests talk to. [`Nats`] is a real nats-server, [`TestGateway`] a gateway in this process, [`keys`] makes
+//! nkeys and signs tokens, [`wire`] is a TCP proxy that breaks the wire in between, [`api`] knows every RPC from its
+//! descriptor.
+
+pub mod api;
+pub mod gateway;
+pub mod keys;
+pub mod nats;
+mod raw;
+pub mod wait;
+pub mod wire;
+
+pub use gateway::{TestGateway, Told, link, put_link, told};
+pub use nats::Nats;
+pub use wait::until;

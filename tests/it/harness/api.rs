@@ -1,0 +1,139 @@
+//! The API as its descriptors tell it, and a valid request of every RPC.
+
+use lattice_gateway::proto::{
+    DeleteClaimsRequest, DeleteLinkDefinitionRequest, DeleteOciReferenceRequest, FILE_DESCRIPTOR_SET,
+    GetClaimsRequest, GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest,
+    GetServerInfoRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
+    ListOciReferencesRequest, OciReference, PACKAGE, ProvisionLatticeRequest, PutClaimsRequest,
+    SetOciReferenceRequest, put_claims_request::Source,
+};
+use nkeys::KeyPair;
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use serde_json::json;
+
+use super::{keys, link, put_link};
+
+/// A real actor's key.
+pub const ACTOR: &str = "MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5";
+/// A real provider's key.
+pub const PROVIDER: &str = "VDBAXWLT2DO27TIZ4XGJ4NJINMUJ5CTDC3TZ4RFICJXCMRGSQMO6IG6N";
+/// A real account's key.
+pub const ACCOUNT: &str = "ACOJJN6WUP4ODD75XEBKKTCCUJJCY5ZKQ56XVKYK4BEJWGVAOOQHZMCW";
+
+/// The files of the package.
+pub fn files() -> Vec<FileDescriptorProto> {
+    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    set.file
+        .into_iter()
+        .filter(|file| file.package() == PACKAGE)
+        .collect()
+}
+
+/// Every RPC, such as `ClaimsService/GetClaims`.
+pub fn methods() -> Vec<String> {
+    let files = files();
+    let services = files.iter().flat_map(|file| &file.service);
+    services
+        .flat_map(|service| {
+            let methods = service.method.iter();
+            methods.map(|method| format!("{}/{}", service.name(), method.name()))
+        })
+        .collect()
+}
+
+/// A request of the RPC that is refused for nothing in it, encoded. A new RPC needs one here.
+pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
+    let lattice = lattice.to_owned();
+    let oci_url = "registry.example/echo:0.3.4".to_owned();
+    let (public_key, actor_id) = (ACTOR.to_owned(), ACTOR.to_owned());
+    let contract_id = "wasmcloud:keyvalue".to_owned();
+    match method {
+        "ClaimsService/PutClaims" => PutClaimsRequest {
+            lattice,
+            source: Some(Source::Jwt(
+                keys::actor_token(&KeyPair::new_account(), json!({})).0,
+            )),
+            ..PutClaimsRequest::default()
+        }
+        .encode_to_vec(),
+        "ClaimsService/GetClaims" => GetClaimsRequest {
+            lattice,
+            public_key,
+            ..GetClaimsRequest::default()
+        }
+        .encode_to_vec(),
+        "ClaimsService/ListClaims" => ListClaimsRequest {
+            lattice,
+            ..ListClaimsRequest::default()
+        }
+        .encode_to_vec(),
+        "ClaimsService/DeleteClaims" => DeleteClaimsRequest {
+            lattice,
+            public_key,
+            ..DeleteClaimsRequest::default()
+        }
+        .encode_to_vec(),
+        "LinkDefinitionService/PutLinkDefinition" => {
+            let mut put = put_link(link(ACTOR, PROVIDER, "value"));
+            put.lattice = lattice;
+            put.encode_to_vec()
+        }
+        "LinkDefinitionService/GetLinkDefinition" => GetLinkDefinitionRequest {
+            lattice,
+            actor_id: Some(actor_id),
+            contract_id: Some(contract_id),
+            ..GetLinkDefinitionRequest::default()
+        }
+        .encode_to_vec(),
+        "LinkDefinitionService/ListLinkDefinitions" => ListLinkDefinitionsRequest {
+            lattice,
+            ..ListLinkDefinitionsRequest::default()
+        }
+        .encode_to_vec(),
+        "LinkDefinitionService/DeleteLinkDefinition" => DeleteLinkDefinitionRequest {
+            lattice,
+            actor_id: Some(actor_id),
+            contract_id: Some(contract_id),
+            allow_missing: true,
+            ..DeleteLinkDefinitionRequest::default()
+        }
+        .encode_to_vec(),
+        "OciReferenceService/SetOciReference" => SetOciReferenceRequest {
+            lattice,
+            oci_reference: Some(OciReference {
+                oci_url,
+                public_key,
+                ..OciReference::default()
+            }),
+            ..SetOciReferenceRequest::default()
+        }
+        .encode_to_vec(),
+        "OciReferenceService/GetOciReference" => GetOciReferenceRequest {
+            lattice,
+            oci_url: Some(oci_url),
+            ..GetOciReferenceRequest::default()
+        }
+        .encode_to_vec(),
+        "OciReferenceService/ListOciReferences" => ListOciReferencesRequest {
+            lattice,
+            ..ListOciReferencesRequest::default()
+        }
+        .encode_to_vec(),
+        "OciReferenceService/DeleteOciReference" => DeleteOciReferenceRequest {
+            lattice,
+            oci_url: Some(oci_url),
+            ..DeleteOciReferenceRequest::default()
+        }
+        .encode_to_vec(),
+        "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
+        "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
+        "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
+            lattice,
+            ..ProvisionLatticeRequest::default()
+        }
+        .encode_to_vec(),
+        "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}

@@ -1,0 +1,175 @@
+//! A gateway in this process, its clients, and what its errors tell.
+
+use std::{collections::HashMap, time::Duration};
+
+use lattice_gateway::{
+    app::{self, Running},
+    config::Config,
+    control::lattices::Storage,
+    proto::{
+        ErrorReason, LinkDefinition, PutLinkDefinitionRequest, PutLinkDefinitionResponse,
+        claims_service_client::ClaimsServiceClient, lattice_service_client::LatticeServiceClient,
+        link_definition_service_client::LinkDefinitionServiceClient,
+        oci_reference_service_client::OciReferenceServiceClient,
+    },
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::{
+    Code, IntoRequest, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use super::{Nats, raw::AsItIs};
+
+/// A gateway with a client's channel to it.
+pub struct TestGateway {
+    pub running: Running,
+    pub channel: Channel,
+}
+
+impl TestGateway {
+    /// As `dev` serves on its own server: the first write creates a lattice's stream.
+    pub async fn dev(nats: &Nats) -> Self {
+        Self::with(Config::dev(nats.url(), Some(Storage::Memory))).await
+    }
+
+    /// As `dev` serves on its own server, with streams kept in files.
+    pub async fn dev_on_files(nats: &Nats) -> Self {
+        Self::with(Config::dev(nats.url(), Some(Storage::File))).await
+    }
+
+    /// As `dev --nats-url` serves: only `ProvisionLattice` creates streams.
+    pub async fn at(url: &str) -> Self {
+        Self::with(Config::dev(url.to_owned(), None)).await
+    }
+
+    /// As `serve` serves with this text in its configuration.
+    pub async fn serving(nats: &Nats, text: &str) -> Self {
+        let mut config = Config::parse(text, std::iter::empty()).unwrap();
+        config.nats.servers = nats.url();
+        Self::with(config).await
+    }
+
+    /// With any configuration, on free ports.
+    pub async fn with(mut config: Config) -> Self {
+        config.listen.set_port(0);
+        config.admin_listen.set_port(0);
+        let running = app::start(config).await.unwrap();
+        running.connected().await;
+        let channel = Endpoint::from_shared(format!("http://{}", running.grpc))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        Self { running, channel }
+    }
+
+    pub fn links(&self) -> LinkDefinitionServiceClient<Channel> {
+        LinkDefinitionServiceClient::new(self.channel.clone())
+    }
+
+    pub fn claims(&self) -> ClaimsServiceClient<Channel> {
+        ClaimsServiceClient::new(self.channel.clone())
+    }
+
+    pub fn references(&self) -> OciReferenceServiceClient<Channel> {
+        OciReferenceServiceClient::new(self.channel.clone())
+    }
+
+    pub fn lattices(&self) -> LatticeServiceClient<Channel> {
+        LatticeServiceClient::new(self.channel.clone())
+    }
+
+    /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire.
+    pub async fn call(&self, method: &str, message: impl IntoRequest<Vec<u8>>) -> Result<Vec<u8>, Status> {
+        let path = format!("/lattice.control.v1.{method}").parse().unwrap();
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let answer = client.unary(message.into_request(), path, AsItIs).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// The metrics, as they are scraped.
+    pub async fn metrics(&self) -> String {
+        metrics(self.running.admin).await
+    }
+
+    /// Puts a link.
+    pub async fn put(&self, request: PutLinkDefinitionRequest) -> Result<PutLinkDefinitionResponse, Told> {
+        told(self.links().put_link_definition(request).await)
+    }
+}
+
+/// The answer, or what the error tells.
+pub fn told<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Told> {
+    answer.map(tonic::Response::into_inner).map_err(Told::from)
+}
+
+/// The metrics at an address, as they are scraped.
+pub async fn metrics(admin: std::net::SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(admin).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A link from an actor to a provider with one value.
+pub fn link(actor: &str, provider: &str, value: &str) -> LinkDefinition {
+    LinkDefinition {
+        actor_id: actor.to_owned(),
+        provider_id: provider.to_owned(),
+        contract_id: "wasmcloud:keyvalue".to_owned(),
+        values: [("value".to_owned(), value.to_owned())].into(),
+        ..LinkDefinition::default()
+    }
+}
+
+/// The request that puts a link on the lattice `default`.
+pub fn put_link(link: LinkDefinition) -> PutLinkDefinitionRequest {
+    PutLinkDefinitionRequest {
+        lattice: "default".to_owned(),
+        link_definition: Some(link),
+        ..PutLinkDefinitionRequest::default()
+    }
+}
+
+/// What an error tells a program.
+#[derive(Debug)]
+pub struct Told {
+    pub code: Code,
+    pub reason: ErrorReason,
+    pub message: String,
+    pub metadata: HashMap<String, String>,
+    pub fields: Vec<String>,
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Status> for Told {
+    /// Checks besides that there is exactly one reason, of our domain.
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details
+            .error_info()
+            .unwrap_or_else(|| panic!("an error without ErrorInfo: {status:?}"));
+        assert_eq!(info.domain, "lattice.control.v1");
+        Self {
+            code: status.code(),
+            reason: ErrorReason::from_str_name(&info.reason).expect("a reason of the contract"),
+            message: status.message().to_owned(),
+            metadata: info.metadata.clone(),
+            fields: details
+                .bad_request()
+                .into_iter()
+                .flat_map(|bad| {
+                    bad.field_violations
+                        .iter()
+                        .map(|violation| violation.field.clone())
+                })
+                .collect(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+        }
+    }
+}

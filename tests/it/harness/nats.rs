@@ -1,0 +1,309 @@
+//! A real nats-server on a free loopback port, which can be stopped, killed and started again where it was.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::until;
+
+/// One nats-server. It ends with this value, and with the test process whatever ends that.
+pub struct Nats {
+    folder: TempDir,
+    /// The members of the configuration's `jetstream` block; none turns JetStream off.
+    jetstream: Option<String>,
+    extra: String,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Nats {
+    /// Starts one with JetStream.
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts one with more lines in its configuration.
+    pub async fn start_with(extra: &str) -> Self {
+        Self::start_as(Some(""), extra).await
+    }
+
+    /// Starts one with bounds on JetStream, such as `max_memory_store: 1MB`.
+    pub async fn start_bounded(bounds: &str) -> Self {
+        Self::start_as(Some(bounds), "").await
+    }
+
+    /// Starts one without JetStream.
+    pub async fn start_without_jetstream() -> Self {
+        Self::start_as(None, "").await
+    }
+
+    /// Starts three that are one cluster.
+    pub async fn start_cluster() -> [Self; 3] {
+        // Each has to know the others' ports before they are up.
+        let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = ports.map(|listener| listener.local_addr().unwrap().port());
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        let mut nodes = ports.map(|port| {
+            let cluster =
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}");
+            Self::new(Some(""), &format!("server_name: node-{port}\n{cluster}"))
+        });
+        for node in &mut nodes {
+            node.launch().await;
+        }
+        for node in &nodes {
+            node.answers().await;
+        }
+        nodes
+    }
+
+    async fn start_as(jetstream: Option<&str>, extra: &str) -> Self {
+        let mut nats = Self::new(jetstream, extra);
+        nats.up().await;
+        nats
+    }
+
+    fn new(jetstream: Option<&str>, extra: &str) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            jetstream: jetstream.map(str::to_owned),
+            extra: extra.to_owned(),
+            port: 0,
+            child: None,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its name in its cluster.
+    pub fn name(&self) -> &str {
+        let name = self
+            .extra
+            .lines()
+            .find_map(|line| line.strip_prefix("server_name: "));
+        name.expect("one of a cluster")
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts the server again, on its port and with its data.
+    pub async fn up(&mut self) {
+        self.launch().await;
+        self.answers().await;
+    }
+
+    async fn launch(&mut self) {
+        let ports = self.folder.path().join("ports");
+        drop(std::fs::remove_dir_all(&ports));
+        std::fs::create_dir(&ports).unwrap();
+        let listen = match self.port {
+            0 => -1,
+            port => i32::from(port),
+        };
+        let config = self.folder.path().join("nats.conf");
+        let store = self.folder.path().join("jetstream");
+        let jetstream = match &self.jetstream {
+            Some(bounds) => format!("jetstream {{ store_dir: {store:?}, strict: false\n{bounds} }}"),
+            None => String::new(),
+        };
+        let text = format!(
+            "listen: \"127.0.0.1:{listen}\"\nports_file_dir: {ports:?}\nlog_file: {:?}\n{jetstream}\n{}\n",
+            self.folder.path().join("log"),
+            self.extra,
+        );
+        std::fs::write(&config, text).unwrap();
+        self.child = Some(keeper(&config));
+        let ports = ports.clone();
+        self.port = until("the nats-server is up", async || {
+            let entry = std::fs::read_dir(&ports).ok()?.find_map(Result::ok)?;
+            let told: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+            told["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+        })
+        .await;
+    }
+
+    async fn answers(&self) {
+        let url = self.url();
+        until("the nats-server takes connections", async || {
+            let client = async_nats::connect(&url).await.ok()?;
+            let answer = client.request("$JS.API.INFO", "".into()).await;
+            let is_ready = answer.is_ok() || self.jetstream.is_none() || self.extra.contains("authorization");
+            is_ready.then_some(())
+        })
+        .await;
+    }
+
+    /// Stops the server by a signal (`TERM`, `KILL`) and waits until it is gone.
+    pub fn down(&mut self, signal: &str) {
+        self.signal(signal);
+        if let Some(mut child) = self.child.take() {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+
+    /// Holds the server's process, and waits until it is held.
+    pub async fn hold(&self) {
+        self.signal("STOP");
+        let status = format!("/proc/{}/status", self.pid());
+        until("the nats-server is held", async || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            status.contains("State:\tT").then_some(())
+        })
+        .await;
+    }
+
+    /// Lets the server's process go on.
+    pub fn release(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &self.pid()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    fn pid(&self) -> String {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        pid.trim().to_owned()
+    }
+
+    /// A raw client, as internal tools and hosts use one.
+    pub async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.unwrap()
+    }
+
+    /// Calls the JetStream API, until it answers: a cluster without a leader does not.
+    pub async fn api(&self, call: &str, request: Value) -> Value {
+        let client = self.client().await;
+        let request = if request.is_null() {
+            String::new()
+        } else {
+            request.to_string()
+        };
+        until(call, async || {
+            let request = async_nats::Request::new()
+                .payload(request.clone().into())
+                .timeout(Some(Duration::from_secs(2)));
+            let answer = client.send_request(format!("$JS.API.{call}"), request).await;
+            serde_json::from_slice(&answer.ok()?.payload).ok()
+        })
+        .await
+    }
+
+    /// Creates the stream of a lattice as hosts do, with some members changed.
+    pub async fn create_stream(&self, lattice: &str, changes: Value) -> Value {
+        let mut config = json!({
+            "name": format!("LATTICECACHE_{lattice}"), "subjects": [format!("lc.{lattice}.>")],
+            "retention": "limits", "max_consumers": -1, "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
+            "max_age": 0, "max_msg_size": -1, "storage": "memory", "discard": "old", "num_replicas": 1,
+            "duplicate_window": 120_000_000_000_u64,
+        });
+        for (name, value) in changes.as_object().into_iter().flatten() {
+            config[name] = value.clone();
+        }
+        let answer = self
+            .api(&format!("STREAM.CREATE.LATTICECACHE_{lattice}"), config)
+            .await;
+        assert_eq!(answer["error"], Value::Null, "{answer}");
+        answer
+    }
+
+    /// The last message on a subject of a lattice's stream: sequence, headers and body. `None` where there is none.
+    pub async fn last(&self, lattice: &str, subject: &str) -> Option<StoredMessage> {
+        let call = format!("STREAM.MSG.GET.LATTICECACHE_{lattice}");
+        let answer = self.api(&call, json!({"last_by_subj": subject})).await;
+        let message = answer.get("message")?;
+        let decode = |name: &str| {
+            let text = message.get(name).and_then(Value::as_str).unwrap_or_default();
+            data_encoding::BASE64.decode(text.as_bytes()).unwrap()
+        };
+        Some(StoredMessage {
+            sequence: message["seq"].as_u64().unwrap(),
+            headers: String::from_utf8(decode("hdrs")).unwrap(),
+            body: String::from_utf8(decode("data")).unwrap(),
+        })
+    }
+
+    /// How many messages the lattice's stream holds, and its last sequence.
+    pub async fn state(&self, lattice: &str) -> (u64, u64) {
+        let info = self
+            .api(&format!("STREAM.INFO.LATTICECACHE_{lattice}"), Value::Null)
+            .await;
+        (
+            info["state"]["messages"].as_u64().unwrap(),
+            info["state"]["last_seq"].as_u64().unwrap(),
+        )
+    }
+
+    /// Publishes as a host does: core NATS, no headers.
+    pub async fn publish_raw(&self, subject: &str, body: impl Into<String>) {
+        let client = self.client().await;
+        client
+            .publish(subject.to_owned(), body.into().into())
+            .await
+            .unwrap();
+        client.flush().await.unwrap();
+    }
+}
+
+/// A message as the stream stores it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    pub sequence: u64,
+    pub headers: String,
+    pub body: String,
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.down("KILL");
+        }
+    }
+}
+
+/// A shell that stops the server once its input ends, which it does when this process ends.
+fn keeper(config: &std::path::Path) -> Child {
+    const SCRIPT: &str = r#""$0" -c "$1" </dev/null & child=$!; echo $child > "${1%/*}/pid"; read -r _; kill "$child" 2>/dev/null; wait "$child""#;
+    Command::new("/bin/sh")
+        .arg("-c")
+        .arg(SCRIPT)
+        .arg(program())
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// `$NATS_SERVER`, else what `make tools` installs, else the PATH's.
+pub fn program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
+    let named = std::env::var("NATS_SERVER")
+        .ok()
+        .filter(|named| !named.is_empty());
+    let installed = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/bin/nats-server"));
+    match named {
+        Some(named) => named.into(),
+        None if installed.is_file() => installed,
+        None => "nats-server".into(),
+    }
+}
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);

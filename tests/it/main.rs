@@ -1,0 +1,33 @@
+//! The integration tests: one binary, since each one would link everything again.
+//!
+//! Every test starts real nats-server processes and a real gateway on free ports, and talks to it by gRPC.
+
+#![expect(
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    clippy::panic,
+    clippy::unnecessary_debug_formatting,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
+mod harness;
+
+mod claims;
+mod cluster;
+mod dedup;
+mod errors;
+mod foreign;
+mod golden;
+mod host_model;
+mod hostile;
+mod lattice;
+mod link_definition;
+mod model;
+mod oci_reference;
+mod outage;
+mod proto_style;
+mod shutdown;
+mod tenancy;

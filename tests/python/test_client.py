@@ -1,0 +1,565 @@
+"""A client in another language: calls every RPC of a running gateway through stubs generated from `proto/`.
+
+`make test` runs it. The gateway is `lattice-gateway dev` with a nats-server of its own; each test has a lattice of
+its own in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import pkgutil
+import subprocess
+import unittest
+import urllib.request
+from typing import Any, Callable, Iterator
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_status import rpc_status
+
+import dev_gateway
+import lattice.control.v1
+from lattice.control.v1 import (
+    claims_service_pb2_grpc,
+    error_reason_pb2,
+    lattice_service_pb2_grpc,
+    link_definition_service_pb2_grpc,
+    oci_reference_service_pb2_grpc,
+)
+from lattice.control.v1.claims_service_pb2 import (
+    DeleteClaimsRequest,
+    GetClaimsRequest,
+    ListClaimsRequest,
+    PutClaimsRequest,
+)
+from lattice.control.v1.core_pb2 import (
+    OUTCOME_ALREADY_APPLIED,
+    OUTCOME_APPLIED,
+    OUTCOME_UNCHANGED,
+    OUTCOME_VALIDATED,
+    Claims,
+    Consistency,
+    LinkDefinition,
+    OciReference,
+    Revision,
+)
+from lattice.control.v1.lattice_service_pb2 import (
+    LAYOUT_CACHE_STREAM,
+    STORAGE_MEMORY,
+    GetLatticeRequest,
+    GetServerInfoRequest,
+    ListLatticesRequest,
+    ProvisionLatticeRequest,
+)
+from lattice.control.v1.link_definition_service_pb2 import (
+    DeleteLinkDefinitionRequest,
+    GetLinkDefinitionRequest,
+    ListLinkDefinitionsRequest,
+    PutLinkDefinitionRequest,
+    PutLinkDefinitionResponse,
+)
+from lattice.control.v1.oci_reference_service_pb2 import (
+    DeleteOciReferenceRequest,
+    GetOciReferenceRequest,
+    ListOciReferencesRequest,
+    SetOciReferenceRequest,
+    SetOciReferenceResponse,
+)
+
+EXAMPLE = json.loads((dev_gateway.EXAMPLE / "example.json").read_text())
+TOKENS = [(dev_gateway.EXAMPLE / file).read_text() for file in EXAMPLE["claims"]]
+LINKS = [LinkDefinition(**link) for link in EXAMPLE["link_definitions"]]
+REFERENCES = [OciReference(**reference) for reference in EXAMPLE["oci_references"]]
+# The example lists its tokens and its references in one order.
+ECHO, KVCOUNTER, HTTPSERVER, REDIS = [reference.public_key for reference in REFERENCES]
+
+LOG = dev_gateway.ROOT / ".tools" / "python-client-gateway.log"
+STOP_SECONDS = 40
+# Bounds every call, so that a gateway that hangs fails a test and does not stop the run.
+SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": [{}], "timeout": "20s"}]})
+
+
+class CalledMethods(grpc.UnaryUnaryClientInterceptor):
+    """Notes the path of every method that is called."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def intercept_unary_unary(self, continuation: Callable, details: grpc.ClientCallDetails, request: Any) -> Any:
+        self.paths.add(details.method)
+        return continuation(details, request)
+
+
+CALLED = CalledMethods()
+LATTICE_NAMES = (f"python-{number}" for number in itertools.count(1))
+
+
+def setUpModule() -> None:
+    global addresses, channel
+    with LOG.open("wb") as log:
+        gateway = dev_gateway.start(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], log)
+    unittest.addModuleCleanup(stop, gateway)
+    addresses = dev_gateway.wait_ready(gateway)
+    channel = grpc.insecure_channel(addresses["grpc"], options=[("grpc.service_config", SERVICE_CONFIG)])
+    unittest.addModuleCleanup(channel.close)
+
+
+def stop(gateway: subprocess.Popen[bytes]) -> None:
+    gateway.terminate()
+    gateway.stdout.close()
+    code = gateway.wait(STOP_SECONDS)
+    if code != 0:
+        raise AssertionError(f"the gateway ended with {code}; its log is {LOG}")
+
+
+def load_tests(loader: unittest.TestLoader, tests: unittest.TestSuite, _pattern: str | None) -> unittest.TestSuite:
+    """Puts the test of what the others called behind them, unless only some of them are run."""
+    if loader.testNamePatterns is None:
+        tests.addTest(EveryRpc("is_called"))
+    return tests
+
+
+class EveryRpc(unittest.TestCase):
+    """Fails when an RPC is in `proto/` and no test here called it."""
+
+    def is_called(self) -> None:
+        self.assertEqual(set(rpc_paths()) - CALLED.paths, set())
+
+
+def rpc_paths() -> Iterator[str]:
+    for module in pkgutil.iter_modules(lattice.control.v1.__path__):
+        if module.name.endswith("_pb2"):
+            descriptor = importlib.import_module(f"lattice.control.v1.{module.name}").DESCRIPTOR
+            for service in descriptor.services_by_name.values():
+                for method in service.methods:
+                    yield f"/{service.full_name}/{method.name}"
+
+
+class ClientTest(unittest.TestCase):
+    """Has a provisioned lattice of its own."""
+
+    def setUp(self) -> None:
+        noted = grpc.intercept_channel(channel, CALLED)
+        self.claims = claims_service_pb2_grpc.ClaimsServiceStub(noted)
+        self.links = link_definition_service_pb2_grpc.LinkDefinitionServiceStub(noted)
+        self.references = oci_reference_service_pb2_grpc.OciReferenceServiceStub(noted)
+        self.lattices = lattice_service_pb2_grpc.LatticeServiceStub(noted)
+        self.lattice = next(LATTICE_NAMES)
+        self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=self.lattice))
+
+    def refused(self, call: Callable, request: Any, code: grpc.StatusCode, reason: int) -> RefusalDetails:
+        """Calls and requires this refusal, with exactly one `ErrorInfo`."""
+        with self.assertRaises(grpc.RpcError) as raised:
+            call(request)
+        self.assertEqual(raised.exception.code(), code, raised.exception.details())
+        details = RefusalDetails(raised.exception)
+        self.assertEqual(details.info.domain, "lattice.control.v1")
+        self.assertEqual(details.info.reason, error_reason_pb2.ErrorReason.Name(reason))
+        return details
+
+    def violations(self, call: Callable, request: Any) -> set[str]:
+        """Calls and gives the paths of the fields that are refused."""
+        invalid = grpc.StatusCode.INVALID_ARGUMENT
+        return self.refused(call, request, invalid, error_reason_pb2.INVALID_FIELD).fields
+
+    def put_link(self, link: LinkDefinition, **also: Any) -> PutLinkDefinitionResponse:
+        return self.links.PutLinkDefinition(self.put_link_request(link, **also))
+
+    def put_link_request(self, link: LinkDefinition, **also: Any) -> PutLinkDefinitionRequest:
+        return PutLinkDefinitionRequest(lattice=self.lattice, link_definition=link, **also)
+
+    def get_link_request(self, link: LinkDefinition, **also: Any) -> GetLinkDefinitionRequest:
+        return GetLinkDefinitionRequest(lattice=self.lattice, **identity(link), **also)
+
+    def delete_link_request(self, link: LinkDefinition, **also: Any) -> DeleteLinkDefinitionRequest:
+        return DeleteLinkDefinitionRequest(lattice=self.lattice, **identity(link), **also)
+
+    def set_reference(self, reference: OciReference, **also: Any) -> SetOciReferenceResponse:
+        return self.references.SetOciReference(
+            SetOciReferenceRequest(lattice=self.lattice, oci_reference=reference, **also)
+        )
+
+
+class RefusalDetails:
+    """The `google.rpc` details of an error."""
+
+    def __init__(self, error: grpc.RpcError) -> None:
+        self.fields: set[str] = set()
+        infos = []
+        for detail in rpc_status.from_call(error).details:
+            info, bad_request = ErrorInfo(), BadRequest()
+            if detail.Unpack(info):
+                infos.append(info)
+            elif detail.Unpack(bad_request):
+                self.fields |= {violation.field for violation in bad_request.field_violations}
+        [self.info] = infos
+
+
+def identity(link: LinkDefinition) -> dict[str, str]:
+    return {"actor_id": link.actor_id, "contract_id": link.contract_id, "link_name": link.link_name}
+
+
+def at_least(revision: Revision) -> Consistency:
+    return Consistency(at_least_as_fresh=revision)
+
+
+class ClaimsService(ClientTest):
+    def test_tokens_are_verified_flattened_and_read_back(self) -> None:
+        for token in TOKENS:
+            put = self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=token))
+            self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+        fresh = at_least(put.result.revision)
+
+        got = self.claims.GetClaims(
+            GetClaimsRequest(lattice=self.lattice, public_key=ECHO, consistency=fresh)
+        ).claims
+        self.assertEqual((got.public_key, got.name, got.call_alias), (ECHO, "Echo", "echo"))
+        self.assertEqual(list(got.capabilities), ["wasmcloud:httpserver", "wasmcloud:builtin:logging"])
+        self.assertEqual(list(got.tags), ["example"])
+        self.assertEqual((got.claims_revision, got.version), ("4", "0.3.4"))
+        self.assertTrue(got.etag)
+
+        listed = self.claims.ListClaims(ListClaimsRequest(lattice=self.lattice, consistency=fresh))
+        self.assertEqual(
+            [claims.public_key for claims in listed.claims], sorted([ECHO, KVCOUNTER, HTTPSERVER, REDIS])
+        )
+
+    def test_a_token_with_the_signature_of_another_is_refused(self) -> None:
+        body = TOKENS[0].rsplit(".", 1)[0]
+        signature = TOKENS[1].rsplit(".", 1)[1]
+        refusal = self.refused(
+            self.claims.PutClaims,
+            PutClaimsRequest(lattice=self.lattice, jwt=f"{body}.{signature}"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            error_reason_pb2.CLAIMS_INVALID,
+        )
+        self.assertTrue(refusal.info.metadata["cause"])
+
+    def test_all_violations_of_unsigned_claims_come_together(self) -> None:
+        claims = Claims(public_key="M", issuer=ECHO, name="Echo", call_alias="No Alias", contract_id="unstored")
+        fields = self.violations(self.claims.PutClaims, PutClaimsRequest(lattice="a.b", claims=claims))
+        wrong = {"public_key", "issuer", "call_alias", "contract_id"}
+        self.assertEqual(fields, {"lattice"} | {f"claims.{field}" for field in wrong})
+
+    def test_absent_claims_are_not_found(self) -> None:
+        self.refused(
+            self.claims.GetClaims,
+            GetClaimsRequest(lattice=self.lattice, public_key=ECHO),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_claims_that_must_not_exist_are_put_once(self) -> None:
+        request = PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0], must_not_exist=True)
+        self.claims.PutClaims(request)
+        self.refused(
+            self.claims.PutClaims, request, grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ENTRY_EXISTS
+        )
+
+    def test_hosts_cannot_forget_claims(self) -> None:
+        refusal = self.refused(
+            self.claims.DeleteClaims,
+            DeleteClaimsRequest(lattice=self.lattice, public_key=ECHO),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.LAYOUT_UNSUPPORTED,
+        )
+        self.assertTrue(refusal.info.metadata["layout"])
+
+
+class LinkDefinitionService(ClientTest):
+    def test_a_link_is_put_read_and_deleted(self) -> None:
+        [link, *_] = LINKS
+        put = self.put_link(link)
+        self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+        self.assertEqual(put.link_definition.values, link.values)
+
+        got = self.links.GetLinkDefinition(
+            self.get_link_request(link, consistency=at_least(put.result.revision))
+        ).link_definition
+        self.assertEqual(got, put.link_definition)
+        self.assertEqual((got.etag, got.revision), (put.result.etag, put.result.revision))
+
+        deleted = self.links.DeleteLinkDefinition(self.delete_link_request(link, etag=got.etag))
+        self.assertEqual((deleted.result.outcome, deleted.result.etag), (OUTCOME_APPLIED, ""))
+        self.refused(
+            self.links.GetLinkDefinition,
+            self.get_link_request(link, consistency=at_least(deleted.result.revision)),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_all_violations_come_together(self) -> None:
+        link = LinkDefinition(
+            actor_id=HTTPSERVER, provider_id="V", contract_id="no spaces", link_name="a.b", values={"": "nameless"}
+        )
+        fields = self.violations(self.links.PutLinkDefinition, self.put_link_request(link, request_id="short"))
+        wrong = {"actor_id", "provider_id", "contract_id", "link_name", 'values[""]'}
+        self.assertEqual(fields, {"request_id"} | {f"link_definition.{field}" for field in wrong})
+
+    def test_deleting_an_absent_link_is_not_found_unless_it_may_be_missing(self) -> None:
+        [link, *_] = LINKS
+        self.refused(
+            self.links.DeleteLinkDefinition,
+            self.delete_link_request(link),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+        deleted = self.links.DeleteLinkDefinition(self.delete_link_request(link, allow_missing=True))
+        self.assertEqual(deleted.result.outcome, OUTCOME_UNCHANGED)
+
+    def test_a_stale_etag_is_refused(self) -> None:
+        [link, *_] = LINKS
+        stale = self.put_link(link).result.etag
+        self.put_link(changed(link))
+        self.refused(
+            self.links.PutLinkDefinition,
+            self.put_link_request(link, etag=stale),
+            grpc.StatusCode.ABORTED,
+            error_reason_pb2.ETAG_MISMATCH,
+        )
+
+    def test_a_link_that_must_not_exist_is_put_once(self) -> None:
+        request = self.put_link_request(LINKS[0], must_not_exist=True)
+        self.links.PutLinkDefinition(request)
+        self.refused(
+            self.links.PutLinkDefinition, request, grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ENTRY_EXISTS
+        )
+
+    def test_a_retry_is_applied_once(self) -> None:
+        [link, *_] = LINKS
+        first = self.put_link(link, request_id="python-retry")
+        retry = self.put_link(link, request_id="python-retry", retry_age=Duration(seconds=1))
+        self.assertEqual(retry.result.outcome, OUTCOME_ALREADY_APPLIED)
+        self.assertEqual(retry.result.revision, first.result.revision)
+        self.assertFalse(retry.result.superseded)
+
+        self.put_link(changed(link))
+        late = self.put_link(link, request_id="python-retry", retry_age=Duration(seconds=2))
+        self.assertEqual(late.result.outcome, OUTCOME_ALREADY_APPLIED)
+        self.assertTrue(late.result.superseded)
+        self.assertEqual(late.link_definition.values, changed(link).values)
+
+    def test_a_request_id_is_of_one_content(self) -> None:
+        [link, *_] = LINKS
+        self.put_link(link, request_id="python-reused")
+        self.refused(
+            self.links.PutLinkDefinition,
+            self.put_link_request(changed(link), request_id="python-reused"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            error_reason_pb2.REQUEST_ID_REUSED,
+        )
+
+    def test_validate_only_writes_nothing(self) -> None:
+        [link, *_] = LINKS
+        self.assertEqual(self.put_link(link, validate_only=True).result.outcome, OUTCOME_VALIDATED)
+        self.refused(
+            self.links.GetLinkDefinition,
+            self.get_link_request(link, consistency=Consistency(fully_consistent=True)),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_putting_what_stands_changes_nothing(self) -> None:
+        first = self.put_link(LINKS[0])
+        again = self.put_link(LINKS[0])
+        self.assertEqual(again.result.outcome, OUTCOME_UNCHANGED)
+        self.assertEqual(again.result.etag, first.result.etag)
+
+    def test_pages_hold_every_link_once_in_order(self) -> None:
+        for number in range(5):
+            put = self.put_link(named(LINKS[0], f"link-{number}"))
+        request = ListLinkDefinitionsRequest(
+            lattice=self.lattice, page_size=2, consistency=at_least(put.result.revision)
+        )
+        pages = [self.links.ListLinkDefinitions(request)]
+        while pages[-1].next_page_token:
+            request.page_token = pages[-1].next_page_token
+            pages.append(self.links.ListLinkDefinitions(request))
+        self.assertEqual([len(page.link_definitions) for page in pages], [2, 2, 1])
+        names = [link.link_name for page in pages for link in page.link_definitions]
+        self.assertEqual(names, [f"link-{number}" for number in range(5)])
+
+        request.page_token = pages[0].next_page_token
+        request.actor_id = ECHO
+        self.refused(
+            self.links.ListLinkDefinitions,
+            request,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            error_reason_pb2.PAGE_TOKEN_INVALID,
+        )
+
+    def test_filters_choose_links(self) -> None:
+        for link in LINKS:
+            put = self.put_link(link)
+        listed = self.links.ListLinkDefinitions(
+            ListLinkDefinitionsRequest(
+                lattice=self.lattice,
+                contract_id="wasmcloud:keyvalue",
+                consistency=at_least(put.result.revision),
+            )
+        )
+        self.assertEqual([identity(link) for link in listed.link_definitions], [identity(LINKS[2])])
+
+    def test_a_revision_of_another_stream_is_refused(self) -> None:
+        revision = self.put_link(LINKS[0]).result.revision
+        elsewhere = Revision(epoch=revision.epoch ^ 1, sequence=revision.sequence)
+        self.refused(
+            self.links.GetLinkDefinition,
+            self.get_link_request(LINKS[0], consistency=at_least(elsewhere)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.REVISION_UNAVAILABLE,
+        )
+
+
+def changed(link: LinkDefinition) -> LinkDefinition:
+    return LinkDefinition(**identity(link), provider_id=link.provider_id, values={"address": "127.0.0.1:9090"})
+
+
+def named(link: LinkDefinition, name: str) -> LinkDefinition:
+    copy = LinkDefinition()
+    copy.CopyFrom(link)
+    copy.link_name = name
+    return copy
+
+
+class OciReferenceService(ClientTest):
+    def test_references_are_set_and_read_back(self) -> None:
+        for reference in REFERENCES:
+            put = self.set_reference(reference)
+            self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+            self.assertEqual(put.oci_reference.public_key, reference.public_key)
+        fresh = at_least(put.result.revision)
+
+        got = self.references.GetOciReference(
+            GetOciReferenceRequest(lattice=self.lattice, oci_url=REFERENCES[0].oci_url, consistency=fresh)
+        )
+        self.assertEqual(got.oci_reference.public_key, ECHO)
+        listed = self.references.ListOciReferences(
+            ListOciReferencesRequest(lattice=self.lattice, consistency=fresh)
+        )
+        self.assertEqual(
+            [reference.oci_url for reference in listed.oci_references],
+            sorted(reference.oci_url for reference in REFERENCES),
+        )
+
+    def test_all_violations_come_together(self) -> None:
+        request = SetOciReferenceRequest(
+            lattice=self.lattice, oci_reference=OciReference(oci_url="no spaces", public_key=ECHO.lower())
+        )
+        fields = self.violations(self.references.SetOciReference, request)
+        self.assertEqual(fields, {"oci_reference.oci_url", "oci_reference.public_key"})
+
+    def test_an_absent_reference_is_not_found(self) -> None:
+        self.refused(
+            self.references.GetOciReference,
+            GetOciReferenceRequest(lattice=self.lattice, oci_url=REFERENCES[0].oci_url),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_a_stale_etag_is_refused(self) -> None:
+        [reference, other, *_] = REFERENCES
+        stale = self.set_reference(reference).result.etag
+        self.set_reference(OciReference(oci_url=reference.oci_url, public_key=other.public_key))
+        request = SetOciReferenceRequest(lattice=self.lattice, oci_reference=reference, etag=stale)
+        self.refused(
+            self.references.SetOciReference, request, grpc.StatusCode.ABORTED, error_reason_pb2.ETAG_MISMATCH
+        )
+
+    def test_hosts_cannot_forget_a_reference(self) -> None:
+        self.refused(
+            self.references.DeleteOciReference,
+            DeleteOciReferenceRequest(lattice=self.lattice, oci_url=REFERENCES[0].oci_url),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.LAYOUT_UNSUPPORTED,
+        )
+
+
+class LatticeService(ClientTest):
+    def test_a_lattice_is_provisioned_once_and_shown(self) -> None:
+        name = next(LATTICE_NAMES)
+        first = self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=name))
+        again = self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=name))
+        self.assertEqual((first.created, again.created), (True, False))
+
+        shown = self.lattices.GetLattice(GetLatticeRequest(lattice=name)).lattice
+        self.assertEqual((shown.name, shown.layout), (name, LAYOUT_CACHE_STREAM))
+        self.assertEqual(shown.stream, f"LATTICECACHE_{name}")
+        self.assertEqual((shown.durability.storage, shown.durability.replicas), (STORAGE_MEMORY, 1))
+        self.assertEqual((list(shown.drift), shown.malformed_count), ([], 0))
+
+    def test_a_lattice_counts_its_entries(self) -> None:
+        self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0]))
+        self.set_reference(REFERENCES[0])
+        revision = self.put_link(LINKS[0]).result.revision
+        # A read of one's own write: the mirror has it afterwards.
+        self.links.GetLinkDefinition(self.get_link_request(LINKS[0], consistency=at_least(revision)))
+        shown = self.lattices.GetLattice(GetLatticeRequest(lattice=self.lattice)).lattice
+        counts = (shown.claims_count, shown.link_definition_count, shown.oci_reference_count)
+        self.assertEqual(counts, (1, 1, 1))
+
+    def test_pages_hold_every_lattice_once_by_name(self) -> None:
+        names, request = [], ListLatticesRequest(page_size=1)
+        while True:
+            page = self.lattices.ListLattices(request)
+            names += [summary.name for summary in page.lattices]
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        self.assertIn(self.lattice, names)
+        self.assertEqual(names, sorted(set(names)))
+
+    def test_a_lattice_that_is_not_there_is_not_provisioned(self) -> None:
+        self.refused(
+            self.lattices.GetLattice,
+            GetLatticeRequest(lattice=next(LATTICE_NAMES)),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.NOT_PROVISIONED,
+        )
+
+    def test_a_name_that_is_no_subject_token_is_refused(self) -> None:
+        fields = self.violations(self.lattices.ProvisionLattice, ProvisionLatticeRequest(lattice="a.>"))
+        self.assertEqual(fields, {"lattice"})
+
+    def test_the_server_tells_what_it_is(self) -> None:
+        server = self.lattices.GetServerInfo(GetServerInfoRequest())
+        self.assertTrue(server.version)
+        self.assertTrue(server.nats_version)
+        self.assertIn(LAYOUT_CACHE_STREAM, server.layouts)
+        self.assertEqual((server.limits.lattice_bytes_max, server.limits.page_size_max), (63, 1000))
+
+
+class Beside(unittest.TestCase):
+    """What is served beside the services."""
+
+    def test_health_is_serving(self) -> None:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest())
+        self.assertEqual(answer.status, health_pb2.HealthCheckResponse.SERVING)
+
+    def test_reflection_lists_the_services(self) -> None:
+        # Version 1 has the messages of v1alpha, and the Python package has no stubs of its own for it.
+        reflect = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        [answer] = reflect(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        listed = {service.name for service in answer.list_services_response.service}
+        self.assertEqual({path.split("/")[1] for path in rpc_paths()} - listed, set())
+
+    def test_the_admin_port_tells_health_and_metrics(self) -> None:
+        for path in ["/livez", "/readyz", "/metrics"]:
+            with urllib.request.urlopen(f"http://{addresses['admin']}{path}", timeout=20) as answer:
+                self.assertEqual(answer.status, 200, path)
+                body = answer.read().decode()
+        self.assertIn("# TYPE ", body)
+
+
+if __name__ == "__main__":
+    unittest.main()
