@@ -186,40 +186,26 @@ impl Lattice {
     }
 
     /// Waits until the mirror has reached `last`, which the leader told. Where the last messages were removed the
-    /// consumer never delivers them: then the consumer tells that it has nothing more.
+    /// consumer never delivers them: then the leader tells that it holds nothing more. (The consumer cannot: it may run
+    /// on a replica that lags.)
     async fn catch_up(&self, last: Revision) {
         const PATIENCE: Duration = Duration::from_millis(20);
         loop {
             tokio::select! {
                 () = self.mirror().reached(last) => return,
-                () = sleep(PATIENCE) => self.ask_consumer(last).await,
+                () = sleep(PATIENCE) => self.ask_leader(last).await,
             }
         }
     }
 
-    async fn ask_consumer(&self, last: Revision) {
-        let Some((consumer, _)) = self.progress() else {
+    async fn ask_leader(&self, last: Revision) {
+        let Some(at) = self.mirror().position().filter(|at| at.epoch == last.epoch) else {
             return;
         };
-        let Ok(info) = self.api.consumer_info(&self.stream, &consumer).await else {
-            return;
-        };
-        let is_all_in = info.num_pending == 0
-            && self.progress() == Some((consumer, info.delivered.consumer_seq))
-            && self
-                .mirror()
-                .position()
-                .is_some_and(|position| position.epoch == last.epoch);
-        if is_all_in {
-            self.feed.caught_up(last.sequence);
+        let behind = self.api.holds_from(&self.stream, at.sequence + 1).await;
+        if behind == Ok(false) {
+            self.feed.caught_up(last);
         }
-    }
-
-    fn progress(&self) -> Option<(String, u64)> {
-        self.mirror().read(|contents| {
-            let (consumer, received) = contents.progress();
-            (consumer.to_owned(), received)
-        })
     }
 
     /// Remembers an acknowledged write for as long as it may be at risk.

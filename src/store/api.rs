@@ -117,22 +117,11 @@ pub struct Created {
     pub did_create: bool,
 }
 
-/// A consumer as the server describes it.
-#[derive(Clone, Debug, Deserialize)]
+/// A consumer as the server describes it. It runs on some replica of the stream, which may lag behind the leader.
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub struct ConsumerInfo {
-    /// The last delivered message.
-    pub delivered: Delivered,
-    /// Messages that are still to be delivered.
+    /// Messages that are still to be delivered, as far as that replica knows.
     pub num_pending: u64,
-}
-
-/// The last message that a consumer delivered.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Delivered {
-    /// Its number in the consumer.
-    pub consumer_seq: u64,
-    /// Its number in the stream.
-    pub stream_seq: u64,
 }
 
 /// The JetStream API over one connection.
@@ -231,6 +220,22 @@ impl JetStream {
         }
     }
 
+    /// Whether the stream's leader holds any message at or behind a sequence.
+    pub async fn holds_from(&self, stream: &str, sequence: u64) -> Result<bool, ApiError> {
+        let request = json!({"seq": sequence, "next_by_subj": ">"});
+        let found = self
+            .call::<Value>(&format!("STREAM.MSG.GET.{stream}"), Some(request))
+            .await;
+        match found {
+            Ok(_) => Ok(true),
+            Err(ApiError::Refused {
+                err_code: code::MESSAGE_NOT_FOUND,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Creates a named consumer.
     pub async fn consumer_create(
         &self,
@@ -241,11 +246,6 @@ impl JetStream {
         let request = json!({"stream_name": stream, "config": config, "action": "create"});
         self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), Some(request))
             .await
-    }
-
-    /// Describes a consumer.
-    pub async fn consumer_info(&self, stream: &str, name: &str) -> Result<ConsumerInfo, ApiError> {
-        self.call(&format!("CONSUMER.INFO.{stream}.{name}"), None).await
     }
 
     /// Deletes a consumer.

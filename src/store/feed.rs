@@ -25,7 +25,7 @@ use super::{
     layout::cache_stream,
     mirror::{Contents, Delivery, Mirror},
 };
-use crate::domain::LatticeName;
+use crate::domain::{LatticeName, Revision};
 
 /// How often the leader is asked for what a consumer cannot see. Drift, purges and deletions are noticed within
 /// this and one round trip.
@@ -147,9 +147,9 @@ impl Feed {
         self.mirror.change(|contents| contents.remove(tokens, sequence));
     }
 
-    /// Notes that the stream holds nothing that is not in the mirror, up to this sequence.
-    pub fn caught_up(&self, sequence: u64) {
-        self.mirror.change(|contents| contents.reached(sequence));
+    /// Notes that the stream holds nothing that is not in the mirror, up to this revision.
+    pub fn caught_up(&self, revision: Revision) {
+        self.mirror.change(|contents| contents.reached(revision));
     }
 }
 
@@ -228,19 +228,20 @@ impl Worker {
         let created = api.consumer_create(&self.stream, name, &config).await?;
         // After the consumer was made: a stream made again in between would have taken the consumer with it.
         let info = api.stream_info(&self.stream).await?;
-        let contents = Contents::new(info.epoch(&self.stream), name.to_owned());
+        let contents = Contents::new(info.epoch(&self.stream));
 
         let mut follower = Follower {
             worker: self,
             last_heard: Instant::now(),
             next_delivery: 1,
+            whole_at: info.state.last_seq,
             reading: Some(contents),
         };
         if created.num_pending == 0 {
-            follower.exchange();
+            follower.exchange_once_whole().await?;
         }
         tokio::select! {
-            end = follower.run(&mut deliveries, info.state.last_seq) => end,
+            end = follower.run(&mut deliveries) => end,
             () = self.wake.notified() => Err(Ended::Reread("the leader tells another story")),
             () = self.config.deliveries.lost_since(losses) => Err(Ended::Reread("the connection was lost")),
         }
@@ -394,16 +395,14 @@ struct Follower<'a> {
     worker: &'a Worker,
     last_heard: Instant,
     next_delivery: u64,
+    /// The sequence up to which what is read has to reach.
+    whole_at: u64,
     /// What is read beside the known contents, until it is whole.
     reading: Option<Contents>,
 }
 
 impl Follower<'_> {
-    async fn run(
-        &mut self,
-        deliveries: &mut Subscriber,
-        whole_at: u64,
-    ) -> Result<std::convert::Infallible, Ended> {
+    async fn run(&mut self, deliveries: &mut Subscriber) -> Result<std::convert::Infallible, Ended> {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             let deadline = self.last_heard + SILENCE_MAX;
@@ -423,12 +422,12 @@ impl Follower<'_> {
                 batch.push(message);
             }
             self.last_heard = Instant::now();
-            self.take(&batch, whole_at).await?;
+            self.take(&batch).await?;
             batch.clear();
         }
     }
 
-    async fn take(&mut self, batch: &[Message], whole_at: u64) -> Result<(), Ended> {
+    async fn take(&mut self, batch: &[Message]) -> Result<(), Ended> {
         let mut parsed = Vec::with_capacity(batch.len());
         for message in batch {
             if message.status.is_some() {
@@ -449,24 +448,45 @@ impl Follower<'_> {
             }
         }
         let Some((last, ..)) = parsed.last() else {
-            return Ok(());
+            // A heartbeat: nothing more comes for now.
+            return self.exchange_once_whole().await;
         };
-        let is_whole = last.pending == 0 || last.sequence >= whole_at;
         match &mut self.reading {
             Some(contents) => put_all(contents, &parsed),
             None => self.worker.mirror.change(|contents| put_all(contents, &parsed)),
         }
-        if is_whole {
-            self.exchange();
+        if last.pending == 0 || last.sequence >= self.whole_at {
+            self.exchange_once_whole().await?;
         }
         Ok(())
     }
 
-    fn exchange(&mut self) {
+    /// Puts what is read in the place of what was known, once it is whole. The consumer may run on a replica that lags:
+    /// where it has nothing more, only the leader knows whether there is no more.
+    async fn exchange_once_whole(&mut self) -> Result<(), Ended> {
+        let Some(contents) = &mut self.reading else {
+            return Ok(());
+        };
+        let position = contents.position();
+        if position.sequence < self.whole_at {
+            let behind = self
+                .worker
+                .config
+                .api
+                .holds_from(&self.worker.stream, position.sequence + 1);
+            if behind.await? {
+                return Ok(());
+            }
+            contents.reached(Revision {
+                sequence: self.whole_at,
+                ..position
+            });
+        }
         if let Some(contents) = self.reading.take() {
             debug!(stream = %self.worker.stream, messages = contents.messages(), "the stream was read");
             self.worker.mirror.exchange(contents);
         }
+        Ok(())
     }
 
     /// Heartbeats tell how many deliveries there were; flow control wants an answer.

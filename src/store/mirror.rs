@@ -217,9 +217,6 @@ enum Says {
 pub struct Contents {
     epoch: Epoch,
     position: u64,
-    /// The consumer that feeds this, and how many of its messages have come in.
-    consumer: String,
-    received: u64,
     entries: BTreeMap<Arc<EntryKey>, Slot>,
     held: HashMap<Arc<str>, Held>,
     malformed: BTreeMap<u64, Malformed>,
@@ -228,13 +225,11 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Nothing yet of an incarnation, to be read by the consumer of this name.
-    pub fn new(epoch: Epoch, consumer: String) -> Self {
+    /// Nothing yet of an incarnation.
+    pub fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
             position: 0,
-            consumer,
-            received: 0,
             entries: BTreeMap::new(),
             held: HashMap::new(),
             malformed: BTreeMap::new(),
@@ -245,7 +240,6 @@ impl Contents {
     /// Takes a message in.
     pub fn put(&mut self, delivery: &Delivery<'_>) {
         self.position = self.position.max(delivery.sequence);
-        self.received += 1;
         let tokens: Arc<str> = delivery.tokens.into();
         let evidence = delivery.evidence.and_then(Evidence::decode);
         let (key, entry, is_plain) = match cache_stream::decode(delivery.tokens, delivery.body) {
@@ -351,9 +345,11 @@ impl Contents {
         past
     }
 
-    /// Notes that the stream holds nothing more up to this sequence.
-    pub fn reached(&mut self, sequence: u64) {
-        self.position = self.position.max(sequence);
+    /// Notes that the stream holds nothing more up to this revision.
+    pub fn reached(&mut self, revision: Revision) {
+        if revision.epoch == self.epoch {
+            self.position = self.position.max(revision.sequence);
+        }
     }
 
     /// Where the mirror is.
@@ -362,11 +358,6 @@ impl Contents {
             epoch: self.epoch,
             sequence: self.position,
         }
-    }
-
-    /// The consumer that feeds this, and how many of its messages have come in.
-    pub fn progress(&self) -> (&str, u64) {
-        (&self.consumer, self.received)
     }
 
     /// Messages held.
