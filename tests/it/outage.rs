@@ -140,6 +140,51 @@ async fn a_publish_that_the_server_sits_on_lands_once_or_never() {
 }
 
 #[tokio::test]
+async fn a_put_that_was_given_up_on_and_lands_late_does_not_bring_its_value_back() {
+    let nats = Nats::start().await;
+    nats.create_stream("default", json!({})).await;
+    let wire = Wire::to(nats.port()).await;
+    let slow = TestGateway::at(&wire.url()).await;
+    let quick = TestGateway::at(&nats.url()).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    slow.put(put_link(link(&actor, &provider, "first")))
+        .await
+        .unwrap();
+
+    wire.stall_publishes(true);
+    let late = put_link(link(&actor, &provider, "late"));
+    let told = put_within(&slow, &late, Duration::from_millis(500))
+        .await
+        .unwrap_err();
+    assert_eq!(told.reason, ErrorReason::OutcomeUnknown);
+    quick
+        .put(put_link(link(&actor, &provider, "newer")))
+        .await
+        .unwrap();
+    wire.stall_publishes(false);
+
+    // What the slow gateway asks now arrives behind its late publish.
+    let get = GetLinkDefinitionRequest {
+        lattice: "default".into(),
+        actor_id: Some(actor),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        consistency: Some(Consistency {
+            requirement: Some(Requirement::FullyConsistent(true)),
+        }),
+        ..Default::default()
+    };
+    let answer = until("the slow gateway can ask", async || {
+        slow.links().get_link_definition(get.clone()).await.ok()
+    })
+    .await;
+    assert_eq!(
+        answer.into_inner().link_definition.unwrap().values["value"],
+        "newer"
+    );
+    assert_eq!(nats.state("default").await.1, 2, "the late publish was refused");
+}
+
+#[tokio::test]
 async fn while_nats_is_away_nothing_is_queued_for_later() {
     let nats = Nats::start().await;
     nats.create_stream("default", json!({})).await;

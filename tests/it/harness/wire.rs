@@ -51,6 +51,11 @@ impl Wire {
         self.to_client.send_replace(!stalled);
     }
 
+    /// Stalls what goes to the server: publishes are kept, and land later.
+    pub fn stall_publishes(&self, stalled: bool) {
+        self.to_server.send_replace(!stalled);
+    }
+
     /// Stalls both directions: a black hole.
     pub fn stall(&self, stalled: bool) {
         self.to_server.send_replace(!stalled);
