@@ -63,7 +63,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{
     Request, Response, Status, async_trait,
@@ -166,6 +166,8 @@ struct Figures {
     per_second: f64,
     p50: f64,
     p99: f64,
+    /// Microseconds of processor time that a call took, in all processes together.
+    processor: f64,
 }
 
 /// By side and calls in flight, one a round.
@@ -249,6 +251,10 @@ async fn drive(side: &Side, links: Vec<Link>, in_flight: usize, time: Duration) 
         workers.spawn(work(side.clone(), share, start, start + time));
     }
     let mut latencies = histogram()?;
+    sleep_until(start).await;
+    let before = processor_time();
+    sleep_until(start + time).await;
+    let processor = processor_time() - before;
     while let Some(worker) = workers.join_next().await {
         latencies.add(worker??)?;
     }
@@ -257,7 +263,41 @@ async fn drive(side: &Side, links: Vec<Link>, in_flight: usize, time: Duration) 
         per_second: latencies.len() as f64 / time.as_secs_f64(),
         p50: micros(0.5),
         p99: micros(0.99),
+        processor: processor * 1e6 / latencies.len() as f64,
     })
+}
+
+/// Seconds of processor time that this process and all below it have taken; 0 where there is no `/proc`.
+fn processor_time() -> f64 {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = |id: u32| std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // Behind the name, which is in brackets and may hold anything: state, parent, …
+    let numbers = |stat: &str| {
+        let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
+        let field = |place| {
+            behind
+                .split(' ')
+                .nth(place)
+                .and_then(|text| text.parse::<u64>().ok())
+        };
+        Some((field(1)?, field(11)? + field(12)?))
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten();
+    let processes = processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|id| Some((u64::from(id), numbers(&stat(id))?)))
+        .collect::<BTreeMap<u64, (u64, u64)>>();
+    let me = u64::from(std::process::id());
+    let is_mine = |id: &u64| {
+        std::iter::successors(Some(*id), |id| processes.get(id).map(|(parent, _)| *parent))
+            .any(|ancestor| ancestor == me)
+    };
+    let ticks = processes
+        .iter()
+        .filter(|(id, _)| is_mine(id))
+        .map(|(_, (_, ticks))| ticks)
+        .sum::<u64>();
+    ticks as f64 / TICKS_A_SECOND
 }
 
 /// One put after the other; tells the latencies of those that ended between start and end.
@@ -675,16 +715,17 @@ fn report(machine: &str, options: &Options, turns: &Turns, claims: f64, memory: 
         options.rounds, options.seconds, memory.body
     );
     println!(
-        "{:<12} {:>9} {:>9} {:>9} {:>9}",
-        "", "in flight", "per s", "p50 µs", "p99 µs"
+        "{:<12} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "", "in flight", "per s", "p50 µs", "p99 µs", "cpu µs"
     );
     for ((name, in_flight), rounds) in turns {
         let of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure));
         println!(
-            "{name:<12} {in_flight:>9} {:>9.0} {:>9.0} {:>9.0}",
+            "{name:<12} {in_flight:>9} {:>9.0} {:>9.0} {:>9.0} {:>9.0}",
             of(|figures| figures.per_second),
             of(|figures| figures.p50),
             of(|figures| figures.p99),
+            of(|figures| figures.processor),
         );
     }
     println!();
