@@ -13,6 +13,7 @@ pub mod operations;
 pub mod page;
 mod queue;
 mod sweep;
+mod unstoppable;
 
 pub use error::ControlError;
 pub use lattices::Lattices;

@@ -8,6 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::intent::Intent;
@@ -26,9 +27,11 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Mutation {
     /// The entry.
-    pub key: EntryKey,
+    pub key: Arc<EntryKey>,
     /// What it shall be.
     pub desired: Desired,
+    /// The body that puts it; empty for a delete, whose body tells what stood.
+    pub body: Bytes,
     /// What it is recognised by.
     pub intent: Intent,
     /// What must hold.

@@ -39,7 +39,7 @@ pub struct Lattice {
 #[derive(Clone, Debug)]
 pub struct WriteAtRisk {
     /// The entry.
-    pub key: EntryKey,
+    pub key: Arc<EntryKey>,
     /// Where it was written.
     pub revision: Revision,
     /// When it was acknowledged, since the Unix epoch.
@@ -209,7 +209,7 @@ impl Lattice {
     }
 
     /// Remembers an acknowledged write for as long as it may be at risk.
-    pub(super) fn acknowledged(&self, key: EntryKey, revision: Revision) {
+    pub(super) fn acknowledged(&self, key: Arc<EntryKey>, revision: Revision) {
         let now = Instant::now();
         let mut acknowledged = self.acknowledged.lock();
         while acknowledged.len() >= AT_RISK_MAX

@@ -7,10 +7,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use bytes::Bytes;
+use futures_util::{FutureExt, future::WeakShared};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
@@ -19,9 +17,10 @@ use super::{
     ControlError, Deadline,
     decide::{self, Answer, Desired, Known, Mutation, Publish, Retry, Step},
     lattice::Lattice,
+    unstoppable::Unstoppable,
 };
 use crate::{
-    domain::{Entry, Etag, Revision, revision::Tag},
+    domain::{Entry, EntryKey, Etag, Revision, revision::Tag},
     store::{
         api::ApiError,
         connection::RequestFailed,
@@ -60,6 +59,8 @@ pub enum Outcome {
 /// The result of a mutation.
 #[derive(Clone, Debug)]
 pub struct Written {
+    /// The entry.
+    pub key: Arc<EntryKey>,
     /// What became of it.
     pub outcome: Outcome,
     /// Where this request was applied, or the revision it was judged at.
@@ -72,11 +73,12 @@ pub struct Written {
     pub would_stand: Option<Arc<Entry>>,
 }
 
-type Running = Shared<BoxFuture<'static, Result<Written, ControlError>>>;
+type Fingerprint = [u8; 8];
+type Running = Unstoppable<Result<Written, ControlError>>;
 
-/// The calls with a client's id that are running here, by message id: the same call that comes again joins.
+/// The calls with a client's id that somebody waits for, by message id: the same call that comes again joins.
 #[derive(Debug, Default)]
-pub(super) struct Joined(Mutex<HashMap<String, ([u8; 8], Running)>>);
+pub(super) struct Joined(Mutex<HashMap<String, (Fingerprint, WeakShared<Running>)>>);
 
 impl Lattice {
     /// Carries a mutation out, or joins the same call that is running here already.
@@ -93,18 +95,18 @@ impl Lattice {
         let request_id = mutation.intent.request_id.clone();
         let running = {
             let mut joined = self.joined.0.lock();
-            match joined.get(&mutation.intent.message_id) {
-                Some((running, _)) if *running != fingerprint => {
-                    return Err(ControlError::RequestIdReused);
-                }
-                Some((_, running)) => running.clone(),
+            let known = joined
+                .get(&mutation.intent.message_id)
+                .and_then(|(fingerprint, running)| Some((*fingerprint, running.upgrade()?)));
+            match known {
+                Some((running, _)) if running != fingerprint => return Err(ControlError::RequestIdReused),
+                Some((_, running)) => running,
                 None => {
                     let message_id = mutation.intent.message_id.clone();
-                    let running = Arc::clone(&self)
-                        .start(mutation, tasks, deadline)
-                        .boxed()
-                        .shared();
-                    joined.insert(message_id, (fingerprint, running.clone()));
+                    let running = Arc::clone(&self).start(mutation, tasks, deadline).shared();
+                    if let Some(weak) = running.downgrade() {
+                        joined.insert(message_id, (fingerprint, weak));
+                    }
                     running
                 }
             }
@@ -118,27 +120,16 @@ impl Lattice {
             .unwrap_or(Err(ControlError::OutcomeUnknown { request_id }))
     }
 
-    /// Starts a task of its own: a caller that goes away must not leave a mutation half done.
-    fn start(
-        self: Arc<Self>,
-        mutation: Mutation,
-        tasks: &TaskTracker,
-        deadline: Deadline,
-    ) -> impl Future<Output = Result<Written, ControlError>> + Send + use<> {
-        let task = tasks.spawn(async move {
+    /// A caller that goes away must not leave a mutation half done.
+    fn start(self: Arc<Self>, mutation: Mutation, tasks: &TaskTracker, deadline: Deadline) -> Running {
+        let work = async move {
             let result = self.carry_out(&mutation, deadline).await;
             if mutation.is_joinable() {
                 self.joined.0.lock().remove(&mutation.intent.message_id);
             }
             result
-        });
-        async move {
-            task.await.unwrap_or_else(|failed| {
-                Err(ControlError::Internal {
-                    detail: failed.to_string(),
-                })
-            })
-        }
+        };
+        Unstoppable::new(work, tasks)
     }
 
     async fn carry_out(&self, mutation: &Mutation, deadline: Deadline) -> Result<Written, ControlError> {
@@ -189,7 +180,7 @@ impl Attempt<'_> {
                 Step::Refuse(refusal) => {
                     return Err(self.not_applied(ControlError::of_refusal(&refusal, &self.mutation.key)));
                 }
-                Step::Answer(answer) => return Ok(answered(&answer, &self.mutation.desired, &view)),
+                Step::Answer(answer) => return Ok(answered(&answer, self.mutation, &view)),
                 Step::Probe => {
                     if let Some(written) = self.probe(&view).await? {
                         return Ok(written);
@@ -273,7 +264,7 @@ impl Attempt<'_> {
                 match view.past.find(self.mutation.intent.stamp.id) {
                     Some(_) => Ok(None),
                     // It was removed since.
-                    None => Ok(Some(already_applied(sequence, &view))),
+                    None => Ok(Some(already_applied(sequence, &self.mutation.key, &view))),
                 }
             }
             Published::Unknown => {
@@ -304,19 +295,21 @@ impl Attempt<'_> {
         }
     }
 
-    fn message(&self, due: &Publish) -> Result<(String, bytes::Bytes), ControlError> {
+    fn message(&self, due: &Publish) -> Result<(String, Bytes), ControlError> {
         let key = &self.mutation.key;
         let body = match (&self.mutation.desired, &due.current) {
-            (Desired::Entry(entry), _) => cache_stream::put_body(key, entry),
+            (Desired::Entry(_), _) => Some(self.mutation.body.clone()),
             (Desired::Absent { .. }, Some(current)) => cache_stream::delete_body(key, &current.entry),
             (Desired::Absent { .. }, None) => None,
         };
-        let (Some(home), Some(body)) = (cache_stream::home(key), body) else {
-            return Err(ControlError::Internal {
-                detail: format!("no message for {key}"),
-            });
-        };
-        Ok((format!("{}{home}", self.lattice.subject_prefix), body))
+        Ok((self.home()?, body.ok_or_else(|| no_message(key))?))
+    }
+
+    /// The home subject.
+    fn home(&self) -> Result<String, ControlError> {
+        let key = &self.mutation.key;
+        let home = cache_stream::home(key).ok_or_else(|| no_message(key))?;
+        Ok(format!("{}{home}", self.lattice.subject_prefix))
     }
 
     /// Answers an acknowledged write, from the mirror where it is seen there in time.
@@ -330,49 +323,47 @@ impl Attempt<'_> {
             SEEN_TIMEOUT.min(self.deadline.left()),
             self.lattice.mirror().reached(revision),
         );
-        let view = match seen.await {
+        let winner = match seen.await {
             Ok(()) => self
                 .lattice
-                .look(|contents| contents.view(&self.mutation.key))
+                .look(|contents| contents.winner(&self.mutation.key))
                 .ok(),
             Err(_later) => None,
         };
-        self.lattice.acknowledged(self.mutation.key.clone(), revision);
-        let winner = view.as_ref().and_then(|view| view.winner.as_ref());
-        match (view.as_ref(), winner) {
-            (Some(view), Some(winner)) => Written {
-                outcome,
-                revision,
-                superseded: winner.tag != Tag(own.id),
-                standing: view.standing(),
-                would_stand: None,
-            },
-            _ => Written {
-                outcome,
-                revision,
-                superseded: false,
-                standing: match &self.mutation.desired {
-                    Desired::Entry(entry) => Some(Standing {
-                        entry: Arc::clone(entry),
-                        is_plain: true,
-                        etag: Etag {
-                            revision,
-                            tag: Tag(own.id),
-                        },
-                        unix_nanos: None,
-                    }),
-                    Desired::Absent { .. } => None,
+        self.lattice
+            .acknowledged(Arc::clone(&self.mutation.key), revision);
+        let (superseded, standing) = match winner.flatten() {
+            Some(winner) => (winner.tag != Tag(own.id), winner.standing()),
+            None => (false, self.as_it_was_put(revision)),
+        };
+        Written {
+            key: Arc::clone(&self.mutation.key),
+            outcome,
+            revision,
+            superseded,
+            standing,
+            would_stand: None,
+        }
+    }
+
+    /// What an acknowledged write has made of the entry, where that is not seen yet.
+    fn as_it_was_put(&self, revision: Revision) -> Option<Standing> {
+        match &self.mutation.desired {
+            Desired::Entry(entry) => Some(Standing {
+                entry: Arc::clone(entry),
+                is_plain: true,
+                etag: Etag {
+                    revision,
+                    tag: Tag(self.mutation.intent.stamp.id),
                 },
-                would_stand: None,
-            },
+                unix_nanos: None,
+            }),
+            Desired::Absent { .. } => None,
         }
     }
 
     async fn probe(&mut self, view: &View) -> Result<Option<Written>, ControlError> {
-        let home = cache_stream::home(&self.mutation.key).ok_or_else(|| ControlError::Internal {
-            detail: format!("no home for {}", self.mutation.key),
-        })?;
-        let subject = format!("{}{home}", self.lattice.subject_prefix);
+        let subject = self.home()?;
         let probed = publish::probe(
             self.lattice.api.connection(),
             &self.lattice.stream,
@@ -382,7 +373,7 @@ impl Attempt<'_> {
         )
         .await;
         match probed {
-            Probed::Known(sequence) => Ok(Some(already_applied(sequence, view))),
+            Probed::Known(sequence) => Ok(Some(already_applied(sequence, &self.mutation.key, view))),
             Probed::NotKnown => Err(ControlError::OutcomeSuperseded),
             Probed::Failed(Published::Refused(refused)) if self.unknown.is_none() => {
                 Err(self.refused(refused, &subject).await)
@@ -458,9 +449,16 @@ pub(super) fn nothing_written(error: ControlError) -> ControlError {
     error
 }
 
+/// Strictly parsed entries can all be written.
+pub(super) fn no_message(key: &EntryKey) -> ControlError {
+    ControlError::Internal {
+        detail: format!("no message for {key}"),
+    }
+}
+
 /// Answers without a publish.
-pub(super) fn answered(answer: &Answer, desired: &Desired, view: &View) -> Written {
-    let (outcome, would_stand) = match (answer, desired) {
+pub(super) fn answered(answer: &Answer, mutation: &Mutation, view: &View) -> Written {
+    let (outcome, would_stand) = match (answer, &mutation.desired) {
         (Answer::AlreadyApplied(applied), _) => {
             let is_winner = view
                 .winner
@@ -468,7 +466,7 @@ pub(super) fn answered(answer: &Answer, desired: &Desired, view: &View) -> Writt
                 .is_some_and(|winner| winner.revision.sequence == applied.sequence);
             return Written {
                 superseded: !is_winner,
-                ..already_applied(applied.sequence, view)
+                ..already_applied(applied.sequence, &mutation.key, view)
             };
         }
         (Answer::Validated, Desired::Entry(entry)) => (Outcome::Validated, Some(Arc::clone(entry))),
@@ -476,6 +474,7 @@ pub(super) fn answered(answer: &Answer, desired: &Desired, view: &View) -> Writt
         (Answer::Unchanged, _) => (Outcome::Unchanged, None),
     };
     Written {
+        key: Arc::clone(&mutation.key),
         outcome,
         revision: view.position,
         superseded: false,
@@ -485,8 +484,9 @@ pub(super) fn answered(answer: &Answer, desired: &Desired, view: &View) -> Writt
 }
 
 /// Applied before, and something came after: what stands now is somebody else's.
-fn already_applied(sequence: u64, view: &View) -> Written {
+fn already_applied(sequence: u64, key: &Arc<EntryKey>, view: &View) -> Written {
     Written {
+        key: Arc::clone(key),
         outcome: Outcome::AlreadyApplied,
         revision: Revision {
             epoch: view.position.epoch,

@@ -10,7 +10,7 @@ use super::{
     intent::{Intent, IntentParts},
     lattice::{Lattice, WriteAtRisk},
     lattices::{Found, Layout, Named, Storage},
-    mutate::{BODY_BYTES_MAX, Written, answered, nothing_written},
+    mutate::{BODY_BYTES_MAX, Written, answered, no_message, nothing_written},
     page::Filter,
     sweep,
 };
@@ -410,7 +410,7 @@ impl Control {
         };
         match decide::decide(mutation, &view, known) {
             Step::Publish(_) | Step::Refresh | Step::Probe => None,
-            Step::Answer(answer) => Some(Ok(answered(&answer, &mutation.desired, &view))),
+            Step::Answer(answer) => Some(Ok(answered(&answer, mutation, &view))),
             Step::Refuse(refusal) => Some(Err(ControlError::of_refusal(&refusal, &mutation.key))),
         }
     }
@@ -543,7 +543,9 @@ impl<'a> Asked<'a> {
     /// Refuses an entry that is too large for any stream.
     fn into_mutation(self) -> Result<Mutation, ControlError> {
         let body = match &self.desired {
-            Desired::Entry(entry) => cache_stream::put_body(&self.key, entry).unwrap_or_default(),
+            Desired::Entry(entry) => {
+                cache_stream::put_body(&self.key, entry).ok_or_else(|| no_message(&self.key))?
+            }
             Desired::Absent { .. } => Bytes::new(),
         };
         if body.len() > BODY_BYTES_MAX {
@@ -561,8 +563,9 @@ impl<'a> Asked<'a> {
             fingerprint: self.fingerprint(&body),
         });
         Ok(Mutation {
-            key: self.key,
+            key: Arc::new(self.key),
             desired: self.desired,
+            body,
             intent,
             precondition: self.terms.precondition,
             mode: self.terms.mode,

@@ -11,15 +11,15 @@ type Line = Arc<tokio::sync::Mutex<()>>;
 
 /// One line an entry, for as long as somebody stands in it.
 #[derive(Debug, Default)]
-pub(super) struct KeyQueues(Mutex<HashMap<EntryKey, Line>>);
+pub(super) struct KeyQueues(Mutex<HashMap<Arc<EntryKey>, Line>>);
 
 impl KeyQueues {
     /// Queues for an entry; resolves when it is one's turn, which lasts as long as the value.
-    pub(super) async fn turn(&self, key: &EntryKey) -> Turn<'_> {
-        let line = Arc::clone(self.0.lock().entry(key.clone()).or_default());
+    pub(super) async fn turn(&self, key: &Arc<EntryKey>) -> Turn<'_> {
+        let line = Arc::clone(self.0.lock().entry(Arc::clone(key)).or_default());
         let mut turn = Turn {
             queues: self,
-            key: key.clone(),
+            key: Arc::clone(key),
             line,
             guard: None,
         };
@@ -32,7 +32,7 @@ impl KeyQueues {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     queues: &'a KeyQueues,
-    key: EntryKey,
+    key: Arc<EntryKey>,
     line: Line,
     guard: Option<OwnedMutexGuard<()>>,
 }
@@ -57,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_in_order_and_leave_nothing_behind() {
         let queues = KeyQueues::default();
-        let key = EntryKey::Claims("M".into());
+        let key = Arc::new(EntryKey::Claims("M".into()));
         let first = queues.turn(&key).await;
         let mut second = Box::pin(queues.turn(&key));
         assert!((&mut second).now_or_never().is_none());

@@ -29,9 +29,9 @@ impl ClaimsService for Gateway {
     ) -> Result<Response<PutClaimsResponse>, Status> {
         let call = Call::of(&request);
         let put = self.put_claims_of(&call, request.into_inner());
-        let (key, written) = put.await.map_err(|failure| failure.into_status(&call))?;
+        let written = put.await.map_err(|failure| failure.into_status(&call))?;
         Ok(Response::new(PutClaimsResponse {
-            claims: convert::written(&key, &written, convert::claims),
+            claims: convert::written(&written, convert::claims),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -79,22 +79,8 @@ enum Parsed {
     Unsigned(Nkey, Claims),
 }
 
-impl Parsed {
-    fn key(&self) -> EntryKey {
-        let key = match self {
-            Self::Signed(token, _) => &token.subject,
-            Self::Unsigned(key, _) => key,
-        };
-        EntryKey::Claims(key.as_str().into())
-    }
-}
-
 impl Gateway {
-    async fn put_claims_of(
-        &self,
-        call: &Call,
-        mut request: PutClaimsRequest,
-    ) -> Result<(EntryKey, Written), Failure> {
+    async fn put_claims_of(&self, call: &Call, mut request: PutClaimsRequest) -> Result<Written, Failure> {
         let source = request.source.take();
         let mut violations = Violations::new();
         let lattice = convert::lattice(&request.lattice, &mut violations);
@@ -120,10 +106,8 @@ impl Gateway {
         let (lattice, parsed, terms) = finish(three(lattice, parsed, terms), violations)?;
         // A token's own refusal comes after those of the fields, which name theirs.
         let parsed = parsed?;
-        let key = parsed.key();
         let source = self.granted(call, &lattice, parsed)?;
-        let written = self.control.put_claims(source, terms, call.deadline).await?;
-        Ok((key, written))
+        Ok(self.control.put_claims(source, terms, call.deadline).await?)
     }
 
     fn granted(

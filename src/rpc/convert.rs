@@ -253,10 +253,10 @@ pub(super) fn timestamp(unix_nanos: i128) -> Timestamp {
 }
 
 /// Writes the entry that a mutation answers with: as it stands or, where nothing was to be written, as it would.
-pub(super) fn written<T>(key: &EntryKey, written: &Written, resource: Resource<T>) -> Option<T> {
+pub(super) fn written<T>(written: &Written, resource: Resource<T>) -> Option<T> {
     match (&written.would_stand, &written.standing) {
-        (Some(entry), _) => resource(key, entry, OutputOnly::default()),
-        (None, Some(standing)) => standing_as(key, standing, resource),
+        (Some(entry), _) => resource(&written.key, entry, OutputOnly::default()),
+        (None, Some(standing)) => standing_as(&written.key, standing, resource),
         (None, None) => None,
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     control::{mutate::Written, page::Filter},
-    domain::{EntryKey, Kind, LinkId, Violations},
+    domain::{EntryKey, Kind, Violations},
     proto::{
         DeleteLinkDefinitionRequest, DeleteLinkDefinitionResponse, GetLinkDefinitionRequest,
         GetLinkDefinitionResponse, ListLinkDefinitionsRequest, ListLinkDefinitionsResponse,
@@ -26,10 +26,9 @@ impl LinkDefinitionService for Gateway {
     ) -> Result<Response<PutLinkDefinitionResponse>, Status> {
         let call = Call::of(&request);
         let put = self.put_link(&call, request.into_inner());
-        let (id, written) = put.await.map_err(|failure| failure.into_status(&call))?;
-        let key = EntryKey::LinkDefinition(id);
+        let written = put.await.map_err(|failure| failure.into_status(&call))?;
         Ok(Response::new(PutLinkDefinitionResponse {
-            link_definition: convert::written(&key, &written, convert::link_definition),
+            link_definition: convert::written(&written, convert::link_definition),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -72,23 +71,17 @@ impl LinkDefinitionService for Gateway {
 }
 
 impl Gateway {
-    async fn put_link(
-        &self,
-        call: &Call,
-        request: PutLinkDefinitionRequest,
-    ) -> Result<(LinkId, Written), Failure> {
+    async fn put_link(&self, call: &Call, request: PutLinkDefinitionRequest) -> Result<Written, Failure> {
         let mut violations = Violations::new();
         let lattice = convert::lattice(&request.lattice, &mut violations);
         let link = convert::parse_link_definition(request.link_definition.as_ref(), &mut violations);
         let terms = raw_terms!(request, put_link_definition_request).parse(call, &mut violations);
         let (lattice, link, terms) = finish(three(lattice, link, terms), violations)?;
         let grant = self.grant(call, &lattice)?;
-        let id = link.0.clone();
-        let written = self
+        let put = self
             .control
-            .put_link_definition(&grant, link, terms, call.deadline)
-            .await?;
-        Ok((id, written))
+            .put_link_definition(&grant, link, terms, call.deadline);
+        Ok(put.await?)
     }
 
     async fn get_link(

@@ -25,9 +25,9 @@ impl OciReferenceService for Gateway {
     ) -> Result<Response<SetOciReferenceResponse>, Status> {
         let call = Call::of(&request);
         let set = self.set_reference(&call, request.into_inner());
-        let (key, written) = set.await.map_err(|failure| failure.into_status(&call))?;
+        let written = set.await.map_err(|failure| failure.into_status(&call))?;
         Ok(Response::new(SetOciReferenceResponse {
-            oci_reference: convert::written(&key, &written, convert::oci_reference),
+            oci_reference: convert::written(&written, convert::oci_reference),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -70,23 +70,17 @@ impl OciReferenceService for Gateway {
 }
 
 impl Gateway {
-    async fn set_reference(
-        &self,
-        call: &Call,
-        request: SetOciReferenceRequest,
-    ) -> Result<(EntryKey, Written), Failure> {
+    async fn set_reference(&self, call: &Call, request: SetOciReferenceRequest) -> Result<Written, Failure> {
         let mut violations = Violations::new();
         let lattice = convert::lattice(&request.lattice, &mut violations);
         let reference = convert::parse_oci_reference(request.oci_reference.as_ref(), &mut violations);
         let terms = raw_terms!(request, set_oci_reference_request).parse(call, &mut violations);
         let (lattice, reference, terms) = finish(three(lattice, reference, terms), violations)?;
         let grant = self.grant(call, &lattice)?;
-        let key = EntryKey::OciReference(reference.0.clone());
-        let written = self
+        let set = self
             .control
-            .set_oci_reference(&grant, reference, terms, call.deadline)
-            .await?;
-        Ok((key, written))
+            .set_oci_reference(&grant, reference, terms, call.deadline);
+        Ok(set.await?)
     }
 
     async fn get_reference(

@@ -216,10 +216,7 @@ impl Connection {
             return Err(RequestFailed::NotConnected);
         }
         let before = self.state.borrow().clone();
-        let request = Request::new()
-            .headers(headers)
-            .payload(payload)
-            .timeout(Some(timeout));
+        let request = Request::new().headers(headers).payload(payload).timeout(None);
         tokio::select! {
             biased;
             answer = self.client.send_request(subject.to_owned(), request) => {
@@ -232,7 +229,7 @@ impl Connection {
                 })
             }
             trouble = self.trouble(before, subject) => Err(trouble),
-            // The client's own timeout does not cover its full command queue.
+            // The client's own timeout would not cover its full command queue.
             () = tokio::time::sleep(timeout) => Err(RequestFailed::Unknown),
         }
     }

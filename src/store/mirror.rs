@@ -148,15 +148,21 @@ impl View {
 
     /// The entry, where it stands.
     pub fn standing(&self) -> Option<Standing> {
-        let winner = self.winner.as_ref()?;
+        self.winner.as_ref()?.standing()
+    }
+}
+
+impl Winner {
+    /// The entry, unless this is a tombstone.
+    pub fn standing(&self) -> Option<Standing> {
         Some(Standing {
-            entry: Arc::clone(winner.entry.as_ref()?),
-            is_plain: winner.is_plain,
+            entry: Arc::clone(self.entry.as_ref()?),
+            is_plain: self.is_plain,
             etag: Etag {
-                revision: winner.revision,
-                tag: winner.tag,
+                revision: self.revision,
+                tag: self.tag,
             },
-            unix_nanos: Some(winner.unix_nanos),
+            unix_nanos: Some(self.unix_nanos),
         })
     }
 }
@@ -262,29 +268,29 @@ impl Contents {
                 return;
             }
         };
-        let overwritten = self.take_out(delivery.tokens);
+        let vacated = self.vacate(delivery.tokens);
         let is_home = cache_stream::home(&key).is_some_and(|home| home == delivery.tokens);
         let tag = match &evidence {
             Some(evidence) => Tag(evidence.own.id),
             None => Tag::of_foreign(delivery.unix_nanos.into(), delivery.body),
         };
-        let key = match self.entries.get_key_value(&key) {
-            Some((known, _)) => Arc::clone(known),
-            None => Arc::new(key),
-        };
-        let held = Held {
-            sequence: delivery.sequence,
-            unix_millis: delivery.unix_millis(),
-            says: Says::Entry(Arc::clone(&key)),
-        };
-        self.held.insert(Arc::clone(&tokens), held);
-        let slot = self.entries.entry(Arc::clone(&key)).or_default();
+        let place = self.entries.entry(Arc::new(key));
+        let key = Arc::clone(place.key());
+        let slot = place.or_default();
+        let (before, overwritten) = vacated.unzip();
+        let overwritten = overwritten.flatten();
         if is_home {
             match evidence {
                 Some(_) => slot.kept = None,
                 None => slot.kept = overwritten.or_else(|| slot.kept.take()),
             }
         }
+        let held = Held {
+            sequence: delivery.sequence,
+            unix_millis: delivery.unix_millis(),
+            says: Says::Entry(Arc::clone(&key)),
+        };
+        self.held.insert(Arc::clone(&tokens), held);
         // One is the rule; room for four would be the largest part of an entry.
         slot.carriers.reserve_exact(1);
         slot.carriers.push(Carrier {
@@ -298,7 +304,10 @@ impl Contents {
             evidence: evidence.and(delivery.evidence).map(Into::into),
         });
         if slot.carriers.len() > 1 {
-            self.crowded.insert(key);
+            self.crowded.insert(Arc::clone(&key));
+        }
+        if let Some(before) = before.filter(|before| *before != key) {
+            self.forget_if_empty(&before);
         }
     }
 
@@ -320,6 +329,13 @@ impl Contents {
     /// Takes out what is on the subject. Where it was a home message, gives the calls on record: its own or, of
     /// a foreign one, those kept of the gateway's message before.
     fn take_out(&mut self, tokens: &str) -> Option<Box<Past>> {
+        let (key, past) = self.vacate(tokens)?;
+        self.forget_if_empty(&key);
+        past
+    }
+
+    /// As [`Self::take_out`], with the entry that was on the subject, whose slot stays even where it is empty now.
+    fn vacate(&mut self, tokens: &str) -> Option<(Arc<EntryKey>, Option<Box<Past>>)> {
         let held = self.held.remove(tokens)?;
         let Says::Entry(key) = held.says else {
             self.malformed.remove(&held.sequence);
@@ -336,13 +352,16 @@ impl Contents {
         } else {
             None
         };
-        if slot.carriers.len() <= 1 {
+        if slot.carriers.len() == 1 {
             self.crowded.remove(&key);
         }
-        if slot.carriers.is_empty() {
-            self.entries.remove(&key);
+        Some((key, past))
+    }
+
+    fn forget_if_empty(&mut self, key: &EntryKey) {
+        if self.entries.get(key).is_some_and(|slot| slot.carriers.is_empty()) {
+            self.entries.remove(key);
         }
-        past
     }
 
     /// Notes that the stream holds nothing more up to this revision.
@@ -378,18 +397,27 @@ impl Contents {
         let past = slot.map(Slot::past).unwrap_or_default();
         View {
             position: self.position(),
-            winner: slot.and_then(Slot::winner).map(|carrier| Winner {
-                revision: self.at(carrier.sequence),
-                unix_nanos: carrier.unix_nanos,
-                tag: carrier.tag,
-                entry: carrier.entry.clone(),
-                is_plain: carrier.is_plain,
-            }),
+            winner: slot.and_then(Slot::winner).map(|carrier| self.won(carrier)),
             home_sequence: home.or_else(|| squatter.map(|held| held.sequence)).unwrap_or(0),
             past: match squatter {
                 Some(held) => past.forgotten_until(held.unix_millis),
                 None => past,
             },
+        }
+    }
+
+    /// Looks at what wins the fold of one entry.
+    pub fn winner(&self, key: &EntryKey) -> Option<Winner> {
+        Some(self.won(self.entries.get(key)?.winner()?))
+    }
+
+    fn won(&self, carrier: &Carrier) -> Winner {
+        Winner {
+            revision: self.at(carrier.sequence),
+            unix_nanos: carrier.unix_nanos,
+            tag: carrier.tag,
+            entry: carrier.entry.clone(),
+            is_plain: carrier.is_plain,
         }
     }
 
@@ -407,17 +435,8 @@ impl Contents {
             .range::<EntryKey, _>((start, Bound::Unbounded))
             .take_while(move |(key, _)| key.kind() == kind)
             .filter_map(|(key, slot)| {
-                let winner = slot.winner()?;
-                let standing = Standing {
-                    entry: Arc::clone(winner.entry.as_ref()?),
-                    is_plain: winner.is_plain,
-                    etag: Etag {
-                        revision: self.at(winner.sequence),
-                        tag: winner.tag,
-                    },
-                    unix_nanos: Some(winner.unix_nanos),
-                };
-                Some((&**key, standing))
+                let winner = self.won(slot.winner()?);
+                Some((&**key, winner.standing()?))
             })
     }
 
@@ -520,6 +539,9 @@ impl Mirror {
 
     /// Resolves once the stream was read.
     pub async fn ready(&self) {
+        if self.position().is_some() {
+            return;
+        }
         let mut exchanges = self.exchanges.subscribe();
         while self.position().is_none() {
             if exchanges.changed().await.is_err() {
@@ -542,18 +564,13 @@ impl Mirror {
 
     /// Resolves once the mirror is of the target's epoch and has reached it.
     pub async fn reached(&self, target: Revision) {
-        let mut exchanges = self.exchanges.subscribe();
         loop {
-            exchanges.mark_unchanged();
+            let exchanges = self.exchanges();
             match self.arrival(target) {
                 Arrival::Here => return,
                 // The sender is dropped where the contents are exchanged: look again.
                 Arrival::Ahead(arrival) => drop(arrival.await),
-                Arrival::OtherEpoch => {
-                    if exchanges.changed().await.is_err() {
-                        return;
-                    }
-                }
+                Arrival::OtherEpoch => self.exchanged_since(exchanges).await,
             }
         }
     }

@@ -39,8 +39,9 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         fingerprint: [7; 8],
     });
     Mutation {
-        key,
+        key: Arc::new(key),
         desired,
+        body: Bytes::new(),
         intent,
         precondition: Precondition::None,
         mode: Mode::Live,
