@@ -10,8 +10,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
-    control::{Clock, Control, ControlError, Lattices, lattices::LatticesConfig, mutate::BODY_BYTES_MAX},
-    domain::{claims_token, identifier, link_definition, oci_reference},
+    control::{
+        Clock, Control, ControlError, Lattices, effects::Effects, lattices::LatticesConfig,
+        mutate::BODY_BYTES_MAX,
+    },
+    domain::{claims_token, identifier, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
     rpc::{self, Gateway, ServerInfo, convert, layers, server},
     store::{
@@ -82,6 +85,10 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
             create_on_write: config.create_on_write,
             ack_timeout: config.calls.ack_timeout,
             clock: Clock,
+            effects: Effects {
+                source: Arc::new(config.host_key.clone().unwrap_or_else(Nkey::new_host)),
+                metrics: metrics.clone(),
+            },
         },
         tasks.clone(),
         stop.clone(),

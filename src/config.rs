@@ -10,7 +10,11 @@ use serde::Deserialize;
 use crate::{
     auth::Policy,
     control::lattices::{LatticeSettings, Layout, Settings, Storage},
-    domain::{LatticeName, claims_token::TrustedIssuers},
+    domain::{
+        LatticeName,
+        claims_token::TrustedIssuers,
+        nkey::{Nkey, NkeyKind},
+    },
     rpc::server::ConnectionLimits,
     telemetry::LogFormat,
 };
@@ -41,6 +45,8 @@ pub struct Config {
     pub provision_at_start: Vec<(LatticeName, Storage)>,
     /// Whether the first write to a lattice creates its stream; `dev` on its own server.
     pub create_on_write: Option<Storage>,
+    /// Who the lattice's events say they are from; without one, a key is made at every start.
+    pub host_key: Option<Nkey>,
     /// How logs are written.
     pub log: LogConfig,
 }
@@ -106,6 +112,7 @@ struct RawServer {
     streams_max: u32,
     connection_age_max: String,
     drain_timeout: String,
+    host_key: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,6 +153,8 @@ struct RawLattice {
     provision: Option<RawStorage>,
     #[serde(default = "yes")]
     sweep: bool,
+    #[serde(default = "yes")]
+    effects: bool,
 }
 
 fn yes() -> bool {
@@ -166,6 +175,7 @@ impl Default for RawServer {
             streams_max: 256,
             connection_age_max: "30m".to_owned(),
             drain_timeout: "25s".to_owned(),
+            host_key: None,
         }
     }
 }
@@ -222,6 +232,7 @@ impl Config {
             trusted_issuers: TrustedIssuers::Any,
             layout: None,
             sweep: true,
+            effects: true,
         };
         let lattices = Settings(vec![("*".to_owned(), Arc::new(everything))]);
         Self {
@@ -282,6 +293,11 @@ impl Config {
             provision_at_start: provisioned(&raw.lattices, mistakes),
             lattices,
             create_on_write: None,
+            host_key: server.host_key.as_deref().and_then(|text| {
+                Nkey::parse(text, &[NkeyKind::Host])
+                    .map_err(|invalid| mistakes.push(format!("server.host_key: {invalid}")))
+                    .ok()
+            }),
             log: LogConfig {
                 filter: raw.log.filter.clone(),
                 format: raw.log.format,
@@ -382,6 +398,7 @@ fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<Strin
                     trusted_issuers,
                     layout,
                     sweep: lattice.sweep,
+                    effects: lattice.effects,
                 }),
             )),
             Err(invalid) => mistakes.push(format!("lattices.{name}.trusted_issuers: {invalid}")),
@@ -456,6 +473,7 @@ mod tests {
             [server]
             listen = "0.0.0.0:7400"
             default_deadline = "soon"
+            host_key = "Nobody"
             in_flight_max = 0
             [lattices."bad.name"]
             trusted_issuers = ["not a key"]
@@ -469,6 +487,7 @@ mod tests {
             "server.listen",
             "server.default_deadline",
             "server.in_flight_max",
+            "server.host_key",
             "lattices.\"bad.name\"",
             "lattices.bad.name.trusted_issuers",
             "lattices.team-*.provision",

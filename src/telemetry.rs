@@ -49,6 +49,24 @@ struct Method {
     method: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EffectLabel {
+    result: &'static str,
+}
+
+/// What became of telling others of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It was handed to NATS.
+    Sent,
+    /// NATS was away.
+    NotConnected,
+    /// The write was not seen to stand in time.
+    Unseen,
+    /// The provider's id or the link's name cannot be part of a subject.
+    NoSubject,
+}
+
 /// The process's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -57,6 +75,7 @@ pub struct Metrics {
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
     connected: Gauge,
+    effects: Family<EffectLabel, Counter>,
 }
 
 impl Metrics {
@@ -70,16 +89,23 @@ impl Metrics {
             ])
         });
         let (in_flight, connected) = (Gauge::default(), Gauge::default());
+        let effects = Family::default();
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
         registry.register("nats_connected", "1 while connected to NATS", connected.clone());
+        registry.register(
+            "effects",
+            "Notices to providers and events, by what became of them",
+            effects.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             answered,
             seconds,
             in_flight,
             connected,
+            effects,
         }
     }
 
@@ -100,6 +126,17 @@ impl Metrics {
         self.seconds
             .get_or_create(&Method { method })
             .observe(time.as_secs_f64());
+    }
+
+    /// Others were told of a write, or were not.
+    pub fn effect(&self, effect: Effect) {
+        let result = match effect {
+            Effect::Sent => "sent",
+            Effect::NotConnected => "not_connected",
+            Effect::Unseen => "unseen",
+            Effect::NoSubject => "no_subject",
+        };
+        self.effects.get_or_create(&EffectLabel { result }).inc();
     }
 
     /// Whether NATS is connected.

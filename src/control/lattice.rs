@@ -5,7 +5,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::{Clock, ControlError, Deadline, lattices::LatticeSettings, mutate::Joined, queue::KeyQueues};
+use super::{
+    Clock, ControlError, Deadline, effects::Effects, lattices::LatticeSettings, mutate::Joined,
+    queue::KeyQueues,
+};
 use crate::{
     domain::{EntryKey, LatticeName, Revision},
     store::{
@@ -32,6 +35,7 @@ pub struct Lattice {
     pub(super) joined: Joined,
     pub(super) clock: Clock,
     pub(super) ack_timeout: Duration,
+    pub(super) effects: Effects,
     acknowledged: Mutex<VecDeque<(Instant, WriteAtRisk)>>,
 }
 
@@ -66,6 +70,7 @@ impl Lattice {
         settings: Arc<LatticeSettings>,
         clock: Clock,
         ack_timeout: Duration,
+        effects: Effects,
     ) -> Self {
         Self {
             name,
@@ -78,6 +83,7 @@ impl Lattice {
             joined: Joined::default(),
             clock,
             ack_timeout,
+            effects,
             acknowledged: Mutex::default(),
         }
     }

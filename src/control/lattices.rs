@@ -18,6 +18,7 @@ use tracing::info;
 
 use super::{
     Clock, ControlError, Deadline,
+    effects::Effects,
     lattice::{Lattice, WriteAtRisk, ambiguous, not_provisioned},
     sweep,
 };
@@ -82,6 +83,8 @@ pub struct LatticeSettings {
     pub layout: Option<Layout>,
     /// Whether superseded copies of entries are removed.
     pub sweep: bool,
+    /// Whether running providers and whoever reads the lattice's events are told of writes.
+    pub effects: bool,
 }
 
 /// What is configured, by exact name or glob; exact names win, then the first glob.
@@ -117,6 +120,8 @@ pub struct LatticesConfig {
     pub ack_timeout: Duration,
     /// The wall clock.
     pub clock: Clock,
+    /// What it takes to tell others of writes.
+    pub effects: Effects,
 }
 
 /// What there is under a lattice's name.
@@ -335,6 +340,7 @@ impl Lattices {
             settings,
             self.config.clock,
             self.config.ack_timeout,
+            self.config.effects.clone(),
         ));
         info!(lattice = %name, stream = %lattice.stream, "opened the lattice");
         self.tasks.spawn(feeding);

@@ -16,17 +16,18 @@ use tokio_util::task::TaskTracker;
 use super::{
     ControlError, Deadline,
     decide::{self, Answer, Desired, Known, Mutation, Publish, Retry, Step},
+    effects,
     lattice::Lattice,
     unstoppable::Unstoppable,
 };
 use crate::{
-    domain::{Entry, EntryKey, Etag, Revision, revision::Tag},
+    domain::{Entry, EntryKey, Revision, revision::Tag},
     store::{
         api::ApiError,
         connection::RequestFailed,
         drift::Drift,
         layout::cache_stream,
-        mirror::{Standing, View},
+        mirror::{Standing, View, Winner},
         publish::{self, Outgoing, Probed, Published, Refused},
     },
 };
@@ -67,10 +68,17 @@ pub struct Written {
     pub revision: Revision,
     /// Whether something else was written to the entry since.
     pub superseded: bool,
-    /// The entry as it now stands.
-    pub standing: Option<Standing>,
+    /// What wins the entry's fold now.
+    pub winner: Option<Winner>,
     /// Of [`Outcome::Validated`]: the entry as it would stand.
     pub would_stand: Option<Arc<Entry>>,
+}
+
+impl Written {
+    /// The entry, where it stands.
+    pub fn standing(&self) -> Option<Standing> {
+        self.winner.as_ref()?.standing()
+    }
 }
 
 type Fingerprint = [u8; 8];
@@ -142,8 +150,11 @@ impl Lattice {
             deadline,
             fresh: None,
             unknown: None,
+            replaced: None,
         };
-        attempt.run().await
+        let written = attempt.run().await?;
+        effects::announce(self, mutation, &written, attempt.replaced.as_deref(), deadline).await;
+        Ok(written)
     }
 }
 
@@ -161,6 +172,8 @@ struct Attempt<'a> {
     deadline: Deadline,
     fresh: Option<i64>,
     unknown: Option<UnknownPublish>,
+    /// What stood when the call last published.
+    replaced: Option<Arc<Entry>>,
 }
 
 impl Attempt<'_> {
@@ -237,6 +250,7 @@ impl Attempt<'_> {
 
     async fn publish(&mut self, due: Publish, view: &View) -> Result<Option<Written>, ControlError> {
         let (subject, body) = self.message(&due)?;
+        self.replaced = due.current.as_ref().map(|current| Arc::clone(&current.entry));
         let expected_sequence = due.expected_sequence;
         let sent = Instant::now();
         let outgoing = Outgoing {
@@ -318,7 +332,7 @@ impl Attempt<'_> {
             epoch: before.position.epoch,
             sequence,
         };
-        let own = self.mutation.intent.stamp;
+        let own = Tag(self.mutation.intent.stamp.id);
         let seen = tokio::time::timeout(
             SEEN_TIMEOUT.min(self.deadline.left()),
             self.lattice.mirror().reached(revision),
@@ -332,34 +346,31 @@ impl Attempt<'_> {
         };
         self.lattice
             .acknowledged(Arc::clone(&self.mutation.key), revision);
-        let (superseded, standing) = match winner.flatten() {
-            Some(winner) => (winner.tag != Tag(own.id), winner.standing()),
-            None => (false, self.as_it_was_put(revision)),
-        };
+        let winner = winner.flatten().or_else(|| self.as_it_was_put(revision));
         Written {
             key: Arc::clone(&self.mutation.key),
             outcome,
             revision,
-            superseded,
-            standing,
+            superseded: winner.as_ref().is_some_and(|winner| winner.tag != own),
+            winner,
             would_stand: None,
         }
     }
 
     /// What an acknowledged write has made of the entry, where that is not seen yet.
-    fn as_it_was_put(&self, revision: Revision) -> Option<Standing> {
-        match &self.mutation.desired {
-            Desired::Entry(entry) => Some(Standing {
-                entry: Arc::clone(entry),
-                is_plain: true,
-                etag: Etag {
-                    revision,
-                    tag: Tag(self.mutation.intent.stamp.id),
-                },
-                unix_nanos: None,
-            }),
-            Desired::Absent { .. } => None,
-        }
+    fn as_it_was_put(&self, revision: Revision) -> Option<Winner> {
+        let (entry, is_tombstone) = match &self.mutation.desired {
+            Desired::Entry(entry) => (entry, false),
+            Desired::Absent { .. } => (self.replaced.as_ref()?, true),
+        };
+        Some(Winner {
+            revision,
+            unix_nanos: None,
+            tag: Tag(self.mutation.intent.stamp.id),
+            entry: Arc::clone(entry),
+            is_tombstone,
+            is_plain: true,
+        })
     }
 
     async fn probe(&mut self, view: &View) -> Result<Option<Written>, ControlError> {
@@ -478,7 +489,7 @@ pub(super) fn answered(answer: &Answer, mutation: &Mutation, view: &View) -> Wri
         outcome,
         revision: view.position,
         superseded: false,
-        standing: view.standing(),
+        winner: view.winner.clone(),
         would_stand,
     }
 }
@@ -493,7 +504,7 @@ fn already_applied(sequence: u64, key: &Arc<EntryKey>, view: &View) -> Written {
             sequence,
         },
         superseded: true,
-        standing: view.standing(),
+        winner: view.winner.clone(),
         would_stand: None,
     }
 }

@@ -51,6 +51,11 @@ impl Nkey {
         Ok((Self(text.into()), key))
     }
 
+    /// A new host's key, whose secret half nobody keeps.
+    pub fn new_host() -> Self {
+        Self(nkeys::KeyPair::new_server().public_key().into())
+    }
+
     /// The 56 characters.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -223,7 +223,7 @@ pub(super) fn write_result(written: &Written) -> proto::WriteResult {
         Outcome::AlreadyApplied => proto::Outcome::AlreadyApplied,
         Outcome::Validated => proto::Outcome::Validated,
     };
-    let etag = match (&written.standing, written.superseded) {
+    let etag = match (written.standing(), written.superseded) {
         (Some(standing), false) => standing.etag.encode(),
         (Some(_), true) | (None, _) => String::new(),
     };
@@ -254,10 +254,9 @@ pub(super) fn timestamp(unix_nanos: i128) -> Timestamp {
 
 /// Writes the entry that a mutation answers with: as it stands or, where nothing was to be written, as it would.
 pub(super) fn written<T>(written: &Written, resource: Resource<T>) -> Option<T> {
-    match (&written.would_stand, &written.standing) {
-        (Some(entry), _) => resource(&written.key, entry, OutputOnly::default()),
-        (None, Some(standing)) => standing_as(&written.key, standing, resource),
-        (None, None) => None,
+    match &written.would_stand {
+        Some(entry) => resource(&written.key, entry, OutputOnly::default()),
+        None => standing_as(&written.key, &written.standing()?, resource),
     }
 }
 

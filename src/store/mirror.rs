@@ -54,8 +54,9 @@ struct Carrier {
     is_home: bool,
     sequence: u64,
     unix_nanos: i64,
-    /// `None` is a tombstone.
-    entry: Option<Arc<Entry>>,
+    /// Of a tombstone: what it tells of the entry that it ended.
+    entry: Arc<Entry>,
+    is_tombstone: bool,
     is_plain: bool,
     tag: Tag,
     /// Encoded, since it is small that way and seldom looked at.
@@ -122,12 +123,14 @@ pub struct View {
 pub struct Winner {
     /// Where it is.
     pub revision: Revision,
-    /// When the stream stored it, Unix nanoseconds.
-    pub unix_nanos: i64,
+    /// When the stream stored it, Unix nanoseconds; `None` where the mirror has not seen it yet.
+    pub unix_nanos: Option<i64>,
     /// Which write it was.
     pub tag: Tag,
-    /// `None` is a tombstone.
-    pub entry: Option<Arc<Entry>>,
+    /// What it says; of a tombstone, what that tells of the entry that it ended.
+    pub entry: Arc<Entry>,
+    /// Whether the entry is absent since.
+    pub is_tombstone: bool,
     /// Whether the message says just that, see [`Decoded::Put`].
     pub is_plain: bool,
 }
@@ -155,14 +158,14 @@ impl View {
 impl Winner {
     /// The entry, unless this is a tombstone.
     pub fn standing(&self) -> Option<Standing> {
-        Some(Standing {
-            entry: Arc::clone(self.entry.as_ref()?),
+        (!self.is_tombstone).then(|| Standing {
+            entry: Arc::clone(&self.entry),
             is_plain: self.is_plain,
             etag: Etag {
                 revision: self.revision,
                 tag: self.tag,
             },
-            unix_nanos: Some(self.unix_nanos),
+            unix_nanos: self.unix_nanos,
         })
     }
 }
@@ -248,9 +251,10 @@ impl Contents {
         self.position = self.position.max(delivery.sequence);
         let tokens: Arc<str> = delivery.tokens.into();
         let evidence = delivery.evidence.and_then(Evidence::decode);
-        let (key, entry, is_plain) = match cache_stream::decode(delivery.tokens, delivery.body) {
-            Decoded::Put { key, entry, is_plain } => (key, Some(Arc::new(entry)), is_plain),
-            Decoded::Deleted(key) => (key, None, true),
+        let (key, entry, is_tombstone, is_plain) = match cache_stream::decode(delivery.tokens, delivery.body)
+        {
+            Decoded::Put { key, entry, is_plain } => (key, Arc::new(entry), false, is_plain),
+            Decoded::Deleted { key, entry } => (key, Arc::new(entry), true, true),
             Decoded::Malformed(reason) => {
                 self.take_out(delivery.tokens);
                 let held = Held {
@@ -299,6 +303,7 @@ impl Contents {
             sequence: delivery.sequence,
             unix_nanos: delivery.unix_nanos,
             entry,
+            is_tombstone,
             is_plain,
             tag,
             evidence: evidence.and(delivery.evidence).map(Into::into),
@@ -414,9 +419,10 @@ impl Contents {
     fn won(&self, carrier: &Carrier) -> Winner {
         Winner {
             revision: self.at(carrier.sequence),
-            unix_nanos: carrier.unix_nanos,
+            unix_nanos: Some(carrier.unix_nanos),
             tag: carrier.tag,
-            entry: carrier.entry.clone(),
+            entry: Arc::clone(&carrier.entry),
+            is_tombstone: carrier.is_tombstone,
             is_plain: carrier.is_plain,
         }
     }

@@ -18,6 +18,7 @@ mod harness;
 mod claims;
 mod cluster;
 mod dedup;
+mod effects;
 mod errors;
 mod foreign;
 mod golden;

@@ -183,7 +183,7 @@ proptest! {
         let cache = load(std::slice::from_ref(&message));
         match cache_stream::decode(&tokens, body.as_bytes()) {
             Decoded::Malformed(reason) => prop_assert!(!cache.troubles.is_empty(), "{reason}"),
-            Decoded::Deleted(key) => {
+            Decoded::Deleted { key, .. } => {
                 prop_assert!(cache.troubles.is_empty(), "{:?}", cache.troubles);
                 let removed = cache.removed.keys().map(|triple| parts(&Key::Link(triple.clone())));
                 prop_assert_eq!(removed.collect::<Vec<_>>(), [key.parts().join("\n")]);

@@ -68,9 +68,10 @@ fn view(entry: Option<Arc<Entry>>, past: Past) -> View {
         home_sequence: if entry.is_some() { 9 } else { 0 },
         winner: entry.map(|entry| Winner {
             revision: at(9),
-            unix_nanos: 0,
+            unix_nanos: Some(0),
             tag: Tag([9; 8]),
-            entry: Some(entry),
+            entry,
+            is_tombstone: false,
             is_plain: true,
         }),
         past,

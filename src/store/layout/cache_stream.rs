@@ -129,7 +129,7 @@ const CLAIMS: &str = "claims";
 const LINKS: &str = "linkdefs";
 const REFERENCES: &str = "refmap";
 
-fn link_token(id: &LinkId) -> String {
+pub(super) fn link_token(id: &LinkId) -> String {
     const TOKEN_CHARACTERS: usize = 22;
     let mut hash = LengthPrefixed::default();
     for part in [&id.actor_id, &id.contract_id, &id.link_name] {
@@ -238,7 +238,11 @@ fn read_link(body: &[u8]) -> Result<Decoded, &'static str> {
     });
     // Of a tombstone hosts read no more than that.
     if body.object.get("deleted") == Some(&Value::Bool(true)) {
-        return Ok(Decoded::Deleted(key));
+        let entry = Entry::LinkDefinition(LinkDefinition {
+            provider_id: body.text("provider_id"),
+            values: Values::default(),
+        });
+        return Ok(Decoded::Deleted { key, entry });
     }
     if !body.object.contains_key("provider_id") {
         return Err("a link lacks provider_id");
@@ -428,7 +432,13 @@ mod tests {
         let doubled = br#"{"actor_id":"M","contract_id":"c","link_name":"n","provider_id":"V","values":{},"deleted":true,"deleted":false}"#;
         assert_eq!(
             decode("linkdefs.x", doubled),
-            Decoded::Deleted(link("M", "c", "n"))
+            Decoded::Deleted {
+                key: link("M", "c", "n"),
+                entry: Entry::LinkDefinition(LinkDefinition {
+                    provider_id: "V".into(),
+                    values: Values::default(),
+                }),
+            }
         );
         let null_version = br#"{"call_alias":"","version":null,"rev":7}"#;
         let Decoded::Put {
@@ -476,7 +486,7 @@ mod tests {
             };
             let key = EntryKey::LinkDefinition(id);
             let entry = Entry::LinkDefinition(LinkDefinition {
-                provider_id: provider.into(),
+                provider_id: provider.as_str().into(),
                 values: values.into_iter().collect(),
             });
             let tokens = home(&key).unwrap();
@@ -486,7 +496,10 @@ mod tests {
             );
             prop_assert_eq!(
                 decode(&tokens, &delete_body(&key, &entry).unwrap()),
-                Decoded::Deleted(key)
+                Decoded::Deleted {
+                    key,
+                    entry: Entry::LinkDefinition(LinkDefinition { provider_id: provider.into(), values: Values::default() }),
+                }
             );
         }
 

@@ -70,6 +70,7 @@ impl Stand {
                 trusted_issuers: TrustedIssuers::Any,
                 layout: None,
                 sweep,
+                effects: true,
             };
             let mut config = Config::dev(nats.url(), None);
             config.lattices = Settings(vec![("*".to_owned(), Arc::new(settings))]);
