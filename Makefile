@@ -6,7 +6,7 @@ VENV_PYTHON = .tools/venv/bin/python
 WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test lint lint-format lint-clippy lint-doc bench clean-tools
+.PHONY: help tools build run test campaign lint lint-format lint-clippy lint-doc bench clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +33,16 @@ lint-format:
 
 lint-clippy:
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --features campaign --lib --bins --test campaign -- -D warnings
 
 lint-doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
 
 bench: ## Measure the gateway against raw publishes and a bare gRPC echo.
 	$(WITH_NATS) cargo bench --bench gateway
+
+campaign: ## Break real servers and gateways under load, and check every history. ARGS='--help' lists the options.
+	$(WITH_NATS) cargo test --features campaign --test campaign -- $(ARGS)
 
 clean-tools: ## Remove what was fetched into .tools.
 	rm -rf .tools

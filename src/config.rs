@@ -324,6 +324,22 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
+/// Which safeguard the campaign leaves out.
+#[cfg(feature = "campaign")]
+pub(crate) fn safeguard_off() -> Option<String> {
+    std::env::var_os("LATTICE_GATEWAY_SAFEGUARD_OFF")?
+        .into_string()
+        .ok()
+}
+
+/// By how many seconds the campaign has stepped the wall clock.
+#[cfg(feature = "campaign")]
+pub(crate) fn clock_step() -> i64 {
+    let file = std::env::var_os("LATTICE_GATEWAY_CLOCK_FILE");
+    let text = file.and_then(|file| std::fs::read_to_string(file).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 /// Where a nats-server may be: `$NATS_SERVER`, and the folders of `$PATH`.
 pub fn nats_server_places() -> (Option<PathBuf>, Vec<PathBuf>) {
     let path = std::env::var_os("PATH").unwrap_or_default();

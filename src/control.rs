@@ -34,7 +34,18 @@ impl Clock {
     pub fn now(self) -> Duration {
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         let now = SystemTime::now();
-        now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        #[cfg(feature = "campaign")]
+        let now = {
+            let step = crate::config::clock_step();
+            let size = Duration::from_secs(step.unsigned_abs());
+            if step < 0 {
+                now.saturating_sub(size)
+            } else {
+                now.saturating_add(size)
+            }
+        };
+        now
     }
 
     /// Since the Unix epoch, seconds.

@@ -105,5 +105,6 @@ pub mod dev;
 pub mod domain;
 pub mod proto;
 pub mod rpc;
+pub mod safeguard;
 pub mod store;
 pub mod telemetry;

@@ -17,6 +17,7 @@ use crate::{
         Entry, EntryKey, Etag,
         claims_token::{TokenRefused, TrustedIssuers, Validity},
     },
+    safeguard::Safeguard,
     store::{
         evidence::{Applied, Evidence},
         mirror::{Standing, View},
@@ -187,7 +188,8 @@ pub fn decide(mutation: &Mutation, view: &View, known: Known<'_>) -> Step {
             return Step::Refresh;
         };
         let is_void = view.winner.is_none() && view.home_sequence == 0;
-        if !is_void && !view.past.is_complete_since(before(stream_now, age)) {
+        let may_be_forgotten = !is_void && !view.past.is_complete_since(before(stream_now, age));
+        if may_be_forgotten && Safeguard::ProbeRule.holds() {
             return Step::Probe;
         }
     }
@@ -226,7 +228,7 @@ fn refusal(mutation: &Mutation, standing: Option<&Standing>, known: Known<'_>) -
         return Some(Refusal::Token(refused));
     }
     match (&mutation.precondition, standing) {
-        (Precondition::Etag(etag), Some(standing)) if *etag == standing.etag => {}
+        (Precondition::Etag(etag), Some(standing)) if is_same(etag, &standing.etag) => {}
         (Precondition::Etag(_), _) => return Some(Refusal::EtagMismatch),
         (Precondition::MustExist, None) => return Some(Refusal::NotFound),
         (Precondition::MustNotExist, Some(_)) => return Some(Refusal::Exists),
@@ -240,9 +242,14 @@ fn refusal(mutation: &Mutation, standing: Option<&Standing>, known: Known<'_>) -
 
 fn fresh(known: Known<'_>, step: impl FnOnce() -> Step) -> Step {
     match known.fresh {
-        Some(_) => step(),
-        None => Step::Refresh,
+        None if Safeguard::FreshMirror.holds() => Step::Refresh,
+        Some(_) | None => step(),
     }
+}
+
+/// The tag tells states apart that have the same place in two lives of a stream.
+fn is_same(asked: &Etag, standing: &Etag) -> bool {
+    asked.revision == standing.revision && (asked.tag == standing.tag || !Safeguard::EtagTag.holds())
 }
 
 /// A moment so long before `now`, Unix milliseconds.

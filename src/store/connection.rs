@@ -21,6 +21,8 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, error, info, warn};
 
+use crate::safeguard::Safeguard;
+
 /// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
 pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
 
@@ -213,6 +215,12 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Message, RequestFailed> {
         if self.status() != Status::Connected {
+            if !Safeguard::ConnectionGate.holds() {
+                let queued = self
+                    .client
+                    .publish_with_headers(subject.to_owned(), headers, payload);
+                drop(tokio::time::timeout(timeout, queued).await);
+            }
             return Err(RequestFailed::NotConnected);
         }
         let before = self.state.borrow().clone();

@@ -18,7 +18,10 @@ use super::{
     evidence::{Evidence, Past},
     layout::{Decoded, cache_stream},
 };
-use crate::domain::{Entry, EntryKey, Epoch, Etag, Kind, Revision, revision::Tag};
+use crate::{
+    domain::{Entry, EntryKey, Epoch, Etag, Kind, Revision, revision::Tag},
+    safeguard::Safeguard,
+};
 
 /// A message of the stream, as the feed delivers it.
 #[derive(Debug)]
@@ -405,6 +408,7 @@ impl Contents {
             winner: slot.and_then(Slot::winner).map(|carrier| self.won(carrier)),
             home_sequence: home.or_else(|| squatter.map(|held| held.sequence)).unwrap_or(0),
             past: match squatter {
+                _ if !Safeguard::RingAndHorizon.holds() => Past::default(),
                 Some(held) => past.forgotten_until(held.unix_millis),
                 None => past,
             },

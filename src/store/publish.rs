@@ -14,6 +14,7 @@ use super::{
     connection::{Connection, RequestFailed},
     evidence::{self, Evidence},
 };
+use crate::safeguard::Safeguard;
 
 /// A message to be stored.
 #[derive(Clone, Debug)]
@@ -84,12 +85,14 @@ pub enum Probed {
 /// Publishes and waits for JetStream's acknowledgement.
 pub async fn publish(connection: &Connection, message: Outgoing<'_>, timeout: Duration) -> Published {
     let mut headers = common_headers(message.stream, message.message_id);
-    let expected_sequence = message.expected_sequence.to_string();
-    insert(
-        &mut headers,
-        "Nats-Expected-Last-Subject-Sequence",
-        &expected_sequence,
-    );
+    if Safeguard::Expectation.holds() {
+        let expected_sequence = message.expected_sequence.to_string();
+        insert(
+            &mut headers,
+            "Nats-Expected-Last-Subject-Sequence",
+            &expected_sequence,
+        );
+    }
     insert(&mut headers, evidence::HEADER, &message.evidence.encode());
     send(connection, message.subject, headers, message.body, timeout).await
 }

@@ -38,6 +38,12 @@ impl Nats {
         Self::start_as(Some(bounds), "").await
     }
 
+    /// Starts one with bounds on JetStream and more lines in its configuration.
+    #[cfg(feature = "campaign")]
+    pub async fn start_bounded_with(bounds: &str, extra: &str) -> Self {
+        Self::start_as(Some(bounds), extra).await
+    }
+
     /// Starts one without JetStream.
     pub async fn start_without_jetstream() -> Self {
         Self::start_as(None, "").await
@@ -45,14 +51,20 @@ impl Nats {
 
     /// Starts three that are one cluster.
     pub async fn start_cluster() -> [Self; 3] {
+        Self::start_cluster_with("").await
+    }
+
+    /// Starts three that are one cluster, each with more lines in its configuration. They tell clients of no other
+    /// address than the one they came by.
+    pub async fn start_cluster_with(extra: &str) -> [Self; 3] {
         // Each has to know the others' ports before they are up.
         let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = ports.map(|listener| listener.local_addr().unwrap().port());
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         let mut nodes = ports.map(|port| {
             let cluster =
-                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}");
-            Self::new(Some(""), &format!("server_name: node-{port}\n{cluster}"))
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}], no_advertise: true }}");
+            Self::new(Some(""), &format!("server_name: node-{port}\n{cluster}\n{extra}"))
         });
         for node in &mut nodes {
             node.launch().await;
@@ -102,7 +114,8 @@ impl Nats {
         self.answers().await;
     }
 
-    async fn launch(&mut self) {
+    /// Starts the process, and waits until it listens.
+    pub async fn launch(&mut self) {
         let ports = self.folder.path().join("ports");
         drop(std::fs::remove_dir_all(&ports));
         std::fs::create_dir(&ports).unwrap();
@@ -110,20 +123,7 @@ impl Nats {
             0 => -1,
             port => i32::from(port),
         };
-        let config = self.folder.path().join("nats.conf");
-        let store = self.folder.path().join("jetstream");
-        let jetstream = match &self.jetstream {
-            Some(bounds) => format!("jetstream {{ store_dir: {store:?}, strict: false\n{bounds} }}"),
-            None => String::new(),
-        };
-        let text = format!(
-            "listen: \"127.0.0.1:{listen}\"\nports_file_dir: {ports:?}\nlog_file: {:?}\n{jetstream}\n{}\n",
-            self.folder.path().join("log"),
-            self.extra,
-        );
-        std::fs::write(&config, text).unwrap();
-        self.child = Some(keeper(&config));
-        let ports = ports.clone();
+        self.child = Some(keeper(&self.configure(listen)));
         self.port = until("the nats-server is up", async || {
             let entry = std::fs::read_dir(&ports).ok()?.find_map(Result::ok)?;
             let told: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
@@ -132,7 +132,37 @@ impl Nats {
         .await;
     }
 
-    async fn answers(&self) {
+    fn configure(&self, listen: i32) -> PathBuf {
+        let folder = self.folder.path();
+        let (config, store, ports) = (
+            folder.join("nats.conf"),
+            folder.join("jetstream"),
+            folder.join("ports"),
+        );
+        let jetstream = match &self.jetstream {
+            Some(bounds) => format!("jetstream {{ store_dir: {store:?}, strict: false\n{bounds} }}"),
+            None => String::new(),
+        };
+        let text = format!(
+            "listen: \"127.0.0.1:{listen}\"\nports_file_dir: {ports:?}\nlog_file: {:?}\n{jetstream}\n{}\n",
+            folder.join("log"),
+            self.extra,
+        );
+        std::fs::write(&config, text).unwrap();
+        config
+    }
+
+    /// Has the running server read its configuration again, with one text in it replaced by another.
+    #[cfg(feature = "campaign")]
+    pub fn reconfigure(&mut self, from: &str, to: &str) {
+        assert!(self.extra.contains(from), "{}", self.extra);
+        self.extra = self.extra.replace(from, to);
+        self.configure(self.port.into());
+        self.signal("HUP");
+    }
+
+    /// Waits until JetStream answers.
+    pub async fn answers(&self) {
         let url = self.url();
         until("the nats-server takes connections", async || {
             let client = async_nats::connect(&url).await.ok()?;

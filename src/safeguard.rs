@@ -1,0 +1,61 @@
+//! The safeguards that the campaign leaves out one at a time, to see that it notices each.
+//!
+//! In every build but the campaign's all of them hold, and what asks is compiled away. The campaign's build (the feature
+//! `campaign`) leaves out what `LATTICE_GATEWAY_SAFEGUARD_OFF` names.
+
+/// What stands between a fault and a lost, doubled or returning value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Safeguard {
+    /// Every publish expects the sequence that it replaces.
+    Expectation,
+    /// The calls on record, and how far back the record reaches.
+    RingAndHorizon,
+    /// A retry whose record does not reach back to its first attempt is not applied.
+    RetryRule,
+    /// Where the record does not reach, JetStream is asked for the id.
+    ProbeRule,
+    /// What publishes nothing is answered only from a look at the leader.
+    FreshMirror,
+    /// An etag names the write, besides its place.
+    EtagTag,
+    /// Nothing is handed to a connection that is away.
+    ConnectionGate,
+    /// No reason that says *not applied* while a publish is unknown.
+    HonestError,
+    /// One mutation is one publish.
+    OnePublish,
+}
+
+impl Safeguard {
+    /// All of them, by name.
+    pub const ALL: [(&str, Self); 9] = [
+        ("expectation", Self::Expectation),
+        ("ring-and-horizon", Self::RingAndHorizon),
+        ("retry-rule", Self::RetryRule),
+        ("probe-rule", Self::ProbeRule),
+        ("fresh-mirror", Self::FreshMirror),
+        ("etag-tag", Self::EtagTag),
+        ("connection-gate", Self::ConnectionGate),
+        ("honest-error", Self::HonestError),
+        ("one-publish", Self::OnePublish),
+    ];
+
+    /// Whether it holds.
+    #[cfg(not(feature = "campaign"))]
+    pub(crate) const fn holds(self) -> bool {
+        true
+    }
+
+    /// Whether it holds.
+    #[cfg(feature = "campaign")]
+    pub(crate) fn holds(self) -> bool {
+        static OFF: std::sync::LazyLock<Option<Safeguard>> = std::sync::LazyLock::new(|| {
+            let named = crate::config::safeguard_off()?;
+            Safeguard::ALL
+                .into_iter()
+                .find(|(name, _)| *name == named)
+                .map(|(_, safeguard)| safeguard)
+        });
+        *OFF != Some(self)
+    }
+}

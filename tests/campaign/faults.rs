@@ -1,0 +1,236 @@
+//! What breaks during a round, one fault at a time, each mended before the next.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    harness::wire::Wire,
+    world::{ALLOWED, DENIED, STREAM, World},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fault {
+    KillNode,
+    KillLeader,
+    KillAll,
+    StepDown,
+    HoldNode,
+    Cut,
+    Delay,
+    HalfOpen,
+    BlackHole,
+    DropAnswers,
+    KillGateway,
+    StopGateway,
+    DeleteStream,
+    PurgeStream,
+    Reconfigure,
+    FillStorage,
+    WithdrawPermission,
+    StepClock,
+}
+
+impl Fault {
+    /// Whether acknowledged writes may be gone after it, as `GetLattice` tells.
+    pub fn loses_the_stream(self, world: &World) -> bool {
+        match self {
+            Self::DeleteStream | Self::PurgeStream => true,
+            Self::KillAll => world.topology.is_memory(),
+            Self::KillNode | Self::KillLeader => world.topology.is_memory() && world.nodes.len() == 1,
+            _ => false,
+        }
+    }
+
+    /// Whether it makes sense where the stream is kept so.
+    pub fn fits(self, world: &World) -> bool {
+        match self {
+            Self::StepDown => world.nodes.len() > 1,
+            Self::FillStorage => world.nodes.len() == 1,
+            _ => true,
+        }
+    }
+
+    /// Breaks something, waits, and mends it.
+    pub async fn happen(self, world: &mut World, rng: &mut Rng) {
+        let node = rng.usize(..world.nodes.len());
+        let gateway = rng.usize(..world.gateways.len());
+        match self {
+            Self::KillNode => restart(world, &[node], a_moment(rng, 0, 1_500)).await,
+            Self::KillLeader => {
+                let leader = world.leader().await;
+                restart(world, &[leader], a_moment(rng, 0, 1_500)).await;
+            }
+            Self::KillAll => {
+                let all = (0..world.nodes.len()).collect::<Vec<_>>();
+                restart(world, &all, a_moment(rng, 0, 500)).await;
+            }
+            Self::StepDown => {
+                let call = format!("STREAM.LEADER.STEPDOWN.{STREAM}");
+                drop(world.nodes[node].api(&call, Value::Null).await);
+            }
+            Self::HoldNode => {
+                world.nodes[node].hold().await;
+                sleep(a_moment(rng, 200, 3_000)).await;
+                world.nodes[node].release();
+            }
+            Self::Cut | Self::Delay | Self::HalfOpen | Self::BlackHole | Self::DropAnswers => {
+                self.on_the_wire(&world.gateways[gateway].wires, rng).await;
+            }
+            Self::KillGateway => {
+                world.gateways[gateway].kill();
+                sleep(a_moment(rng, 0, 500)).await;
+                world.gateways[gateway].start().await;
+            }
+            Self::StopGateway => {
+                world.gateways[gateway].signal("TERM");
+                assert!(
+                    world.gateways[gateway].ended(Duration::from_secs(30)).await,
+                    "the gateway did not end within 30 s of SIGTERM"
+                );
+                world.gateways[gateway].start().await;
+            }
+            Self::DeleteStream => {
+                drop(
+                    world.nodes[0]
+                        .api(&format!("STREAM.DELETE.{STREAM}"), Value::Null)
+                        .await,
+                );
+                sleep(a_moment(rng, 0, 300)).await;
+                world.create_stream().await;
+            }
+            Self::PurgeStream => {
+                drop(
+                    world.nodes[0]
+                        .api(&format!("STREAM.PURGE.{STREAM}"), json!({}))
+                        .await,
+                );
+            }
+            Self::Reconfigure => reconfigure(world, a_moment(rng, 200, 3_500)).await,
+            Self::FillStorage => fill(world, a_moment(rng, 300, 1_500)).await,
+            Self::WithdrawPermission => {
+                for node in &mut world.nodes {
+                    node.reconfigure(ALLOWED, DENIED);
+                }
+                sleep(a_moment(rng, 300, 2_000)).await;
+                for node in &mut world.nodes {
+                    node.reconfigure(DENIED, ALLOWED);
+                }
+            }
+            Self::StepClock => world.gateways[gateway].step_clock(rng.i64(-100_000..100_000)),
+        }
+    }
+
+    async fn on_the_wire(self, wires: &[Wire], rng: &mut Rng) {
+        let all = |change: fn(&Wire, bool), on| wires.iter().for_each(|wire| change(wire, on));
+        match self {
+            Self::Delay => {
+                for _ in 0..rng.usize(3..12) {
+                    all(Wire::stall, true);
+                    sleep(a_moment(rng, 5, 150)).await;
+                    all(Wire::stall, false);
+                    sleep(a_moment(rng, 1, 20)).await;
+                }
+            }
+            Self::HalfOpen => {
+                let way = if rng.bool() {
+                    Wire::stall_publishes
+                } else {
+                    Wire::stall_answers
+                };
+                all(way, true);
+                sleep(a_moment(rng, 500, 4_000)).await;
+                all(way, false);
+            }
+            Self::BlackHole => {
+                all(Wire::stall, true);
+                sleep(a_moment(rng, 2_000, 8_000)).await;
+                all(Wire::stall, false);
+                if rng.bool() {
+                    wires.iter().for_each(Wire::cut);
+                }
+            }
+            Self::DropAnswers => {
+                all(Wire::drop_answers, true);
+                sleep(a_moment(rng, 20, 300)).await;
+                all(Wire::drop_answers, false);
+                wires.iter().for_each(Wire::cut);
+            }
+            _ => wires.iter().for_each(Wire::cut),
+        }
+    }
+}
+
+fn a_moment(rng: &mut Rng, from: u64, to: u64) -> Duration {
+    Duration::from_millis(rng.u64(from..to))
+}
+
+/// Kills the processes and starts them again; makes the stream again where it went with them.
+async fn restart(world: &mut World, nodes: &[usize], pause: Duration) {
+    for node in nodes {
+        world.nodes[*node].down("KILL");
+    }
+    sleep(pause).await;
+    let is_whole = nodes.len() == world.nodes.len();
+    for node in nodes {
+        match is_whole && world.nodes.len() > 1 {
+            // One of a cluster answers once a majority is there.
+            true => world.nodes[*node].launch().await,
+            false => world.nodes[*node].up().await,
+        }
+    }
+    for node in nodes {
+        world.nodes[*node].answers().await;
+    }
+    if world.nodes.len() == 1 && world.topology.is_memory() {
+        world.create_stream().await;
+    }
+    world.has_leader().await;
+}
+
+/// A configuration in which writes would not be safe, and back.
+async fn reconfigure(world: &World, pause: Duration) {
+    let info = world.nodes[0]
+        .api(&format!("STREAM.INFO.{STREAM}"), Value::Null)
+        .await;
+    let mut config = info["config"].clone();
+    for messages in [2, 1] {
+        config["max_msgs_per_subject"] = messages.into();
+        drop(
+            world.nodes[0]
+                .api(&format!("STREAM.UPDATE.{STREAM}"), config.clone())
+                .await,
+        );
+        if messages == 2 {
+            sleep(pause).await;
+        }
+    }
+}
+
+/// Fills what the server may store with another stream, down to the last few bytes, and takes that away again.
+async fn fill(world: &World, pause: Duration) {
+    let node = &world.nodes[0];
+    let storage = if world.topology.is_memory() {
+        "memory"
+    } else {
+        "file"
+    };
+    let config = json!({"name": "FILLER", "subjects": ["filler"], "storage": storage});
+    drop(node.api("STREAM.CREATE.FILLER", config).await);
+    let client = node.client().await;
+    for size in [256 * 1024, 16 * 1024, 1024, 64] {
+        loop {
+            let answer = client.request("filler", vec![0; size].into()).await;
+            let is_stored =
+                answer.is_ok_and(|answer| !String::from_utf8_lossy(&answer.payload).contains("error"));
+            if !is_stored {
+                break;
+            }
+        }
+    }
+    sleep(pause).await;
+    drop(node.api("STREAM.DELETE.FILLER", Value::Null).await);
+}
