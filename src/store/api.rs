@@ -10,14 +10,19 @@ use std::{
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::connection::{Connection, RequestFailed};
 use crate::domain::Epoch;
 
 /// How long one API call may take.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is asked while a leader is elected is never answered: so it is asked again, beside the first time.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Subjects that a server lists at a time.
 const SUBJECTS_PAGE: usize = 100_000;
@@ -255,18 +260,27 @@ impl JetStream {
             .map(drop)
     }
 
+    /// Asks until there is an answer. Every call of this API may be made twice: the second create of the same, and the
+    /// second delete, are successes.
     async fn call<T: DeserializeOwned>(&self, call: &str, request: Option<Value>) -> Result<T, ApiError> {
         let payload = match request {
             None => Bytes::new(),
             Some(request) => request.to_string().into(),
         };
         let subject = format!("{}.{call}", self.prefix);
-        let answer = self
-            .connection
-            .request(&subject, HeaderMap::new(), payload, API_TIMEOUT)
-            .await
-            .map_err(ApiError::Request)?;
-        read(&answer.payload)
+        let ask = || {
+            let payload = payload.clone();
+            self.connection
+                .request(&subject, HeaderMap::new(), payload, API_TIMEOUT)
+        };
+        let mut asked = FuturesUnordered::from_iter([ask()]);
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = asked.next() => return read(&answer.map_err(ApiError::Request)?.payload),
+                () = sleep(ASK_AGAIN) => asked.push(ask()),
+            }
+        }
     }
 }
 

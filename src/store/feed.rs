@@ -34,7 +34,7 @@ pub const INSPECTION_INTERVAL: Duration = Duration::from_millis(2_500);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 const CONSUMER_KEPT_FOR: Duration = Duration::from_secs(30);
-const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
+const BACKOFF: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 const BATCH_MAX: usize = 256;
 /// Listing a stream's subjects takes at most one part in so many of the inspector's time.
 const LISTING_SHARE: u32 = 10;
