@@ -437,12 +437,15 @@ impl Attempt<'_> {
     /// A reason that says *not applied*, unless a publish of the call is unknown.
     fn not_applied(&self, error: ControlError) -> ControlError {
         match self.unknown {
-            Some(_) if Safeguard::HonestError.holds() => self.outcome_unknown(),
-            Some(_) | None => error,
+            None => error,
+            Some(_) => self.outcome_unknown(),
         }
     }
 
     fn outcome_unknown(&self) -> ControlError {
+        if !Safeguard::HonestError.holds() {
+            return ControlError::unavailable("JetStream does not answer");
+        }
         ControlError::OutcomeUnknown {
             request_id: self.mutation.intent.request_id.clone(),
         }

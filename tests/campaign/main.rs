@@ -27,12 +27,14 @@
 )]
 
 mod check;
+mod drills;
 mod faults;
 mod flaws;
 mod harness;
 mod history;
 #[path = "../it/host_model.rs"]
 mod host_model;
+mod safeguards;
 mod workload;
 mod world;
 
@@ -44,7 +46,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use fastrand::Rng;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -80,12 +82,16 @@ struct Options {
     /// Only these faults.
     #[arg(long = "fault", value_enum)]
     faults: Vec<Fault>,
+    /// Runs single faults again and again, each measured, and nothing else.
+    #[arg(long = "drill", value_enum)]
+    drills: Vec<drills::Drill>,
     /// Gateways at a time.
     #[arg(long, default_value_t = 2)]
     gateways: usize,
-    /// Leaves a safeguard out, to see that the campaign notices: then a violation is what is hoped for.
-    #[arg(long)]
-    safeguard_off: Option<String>,
+    /// Leaves safeguards out, one after the other (`all`, or names), each until the campaign notices or the minutes are
+    /// over: then a violation is what is hoped for.
+    #[arg(long = "safeguard-off")]
+    safeguards_off: Vec<String>,
     /// Where the histories of failed rounds are kept.
     #[arg(long, default_value = "target/campaign")]
     keep: PathBuf,
@@ -115,41 +121,60 @@ fn main() -> ExitCode {
 
 async fn run(options: Options) -> ExitCode {
     let first_seed = options.seed.unwrap_or_else(|| Rng::new().u64(..1 << 32));
+    if !options.safeguards_off.is_empty() {
+        let are_all_missed = safeguards::leave_out(&options, &options.safeguards_off, first_seed).await;
+        return ExitCode::from(u8::from(!are_all_missed));
+    }
+    if !options.drills.is_empty() {
+        let mut are_good = true;
+        for drill in &options.drills {
+            are_good &= drill.run().await;
+        }
+        return ExitCode::from(u8::from(!are_good));
+    }
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::copied_to(folder.path(), options.safeguard_off.clone());
+    let program = Program::copied_to(folder.path(), None);
     let began = Instant::now();
     let until = began + Duration::from_secs_f64(options.minutes * 60.0);
     let mut totals = Totals::default();
     let mut failed = Vec::new();
-    for round in 0..options.rounds.unwrap_or(u64::MAX) {
+    for number in 0..options.rounds.unwrap_or(u64::MAX) {
         if Instant::now() >= until {
             break;
         }
-        let seed = first_seed + round;
-        let (history, trouble) = play(&options, &program, seed).await;
-        let (mut violations, undecided) = check::all(&history);
-        violations.extend(trouble);
+        let seed = first_seed + number;
+        eprint!("campaign: {:5.1} min, ", began.elapsed().as_secs_f64() / 60.0);
+        let (history, violations, undecided) =
+            round(&options, &program, seed, &options.topologies, &options.faults).await;
         totals.add(&history, undecided, violations.len());
-        let minutes = began.elapsed().as_secs_f64() / 60.0;
-        eprintln!(
-            "campaign: {minutes:5.1} min, round {:3}, seed {seed}, {:8}, {:5} operations, {} violations; {}",
-            round + 1,
-            history.topology,
-            history.ops.len(),
-            violations.len(),
-            history.faults.join(" ")
-        );
-        if violations.is_empty() {
-            continue;
-        }
-        failed.push(seed);
-        tell(&options, &history, &violations);
-        if options.safeguard_off.is_some() {
-            break;
+        if !violations.is_empty() {
+            failed.push(seed);
+            tell(&options, &history, &violations);
         }
     }
-    totals.report(&options, first_seed, began.elapsed(), &failed);
+    totals.report(first_seed, began.elapsed(), &failed);
     ExitCode::from(u8::from(!failed.is_empty()))
+}
+
+/// Plays a round and checks it: its history, what is wrong with it, and the keys for which the search was given up.
+async fn round(
+    options: &Options,
+    program: &Program,
+    seed: u64,
+    topologies: &[Topology],
+    faults: &[Fault],
+) -> (History, Vec<String>, usize) {
+    let (history, trouble) = play(options, program, seed, topologies, faults).await;
+    let (mut violations, undecided) = check::all(&history);
+    violations.extend(trouble);
+    eprintln!(
+        "seed {seed}, {:8}, {:5} operations, {} violations; {}",
+        history.topology,
+        history.ops.len(),
+        violations.len(),
+        history.faults.join(" ")
+    );
+    (history, violations, undecided)
 }
 
 /// Keeps the history of a failed round, and tells what is wrong and how to see it again.
@@ -172,11 +197,18 @@ fn tell(options: &Options, history: &History, violations: &[String]) {
 }
 
 /// One round. Gives its history, and what went wrong beside it.
-async fn play(options: &Options, program: &Program, seed: u64) -> (History, Vec<String>) {
+async fn play(
+    options: &Options,
+    program: &Program,
+    seed: u64,
+    topologies: &[Topology],
+    faults: &[Fault],
+) -> (History, Vec<String>) {
     let mut rng = Rng::with_seed(seed);
-    let topologies = match options.topologies.as_slice() {
-        [] => &Topology::ALL[..],
-        chosen => chosen,
+    let topologies = if topologies.is_empty() {
+        Topology::value_variants()
+    } else {
+        topologies
     };
     let topology = topologies[rng.usize(..topologies.len())];
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +246,7 @@ async fn play(options: &Options, program: &Program, seed: u64) -> (History, Vec<
         let client = patient_client(&urls).await;
         tasks.spawn(Arc::clone(&load).interfere(client, rng.fork(), stop.clone()));
     }
-    let happened = break_things(options, &mut world, &load, &mut rng).await;
+    let happened = break_things(faults, options.seconds, &mut world, &load, &mut rng).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -241,13 +273,21 @@ async fn play(options: &Options, program: &Program, seed: u64) -> (History, Vec<
 }
 
 /// Faults, one after the other with some quiet in between, until the round's time is over.
-async fn break_things(options: &Options, world: &mut World, load: &Workload, rng: &mut Rng) -> Vec<String> {
-    let mut possible = match options.faults.is_empty() {
-        true => <Fault as clap::ValueEnum>::value_variants().to_vec(),
-        false => options.faults.clone(),
+async fn break_things(
+    faults: &[Fault],
+    seconds: f64,
+    world: &mut World,
+    load: &Workload,
+    rng: &mut Rng,
+) -> Vec<String> {
+    let possible = if faults.is_empty() {
+        Fault::value_variants()
+    } else {
+        faults
     };
+    let mut possible = possible.to_vec();
     possible.retain(|fault| fault.fits(world));
-    let over = Instant::now() + Duration::from_secs_f64(options.seconds);
+    let over = Instant::now() + Duration::from_secs_f64(seconds);
     let mut happened = Vec::new();
     while Instant::now() < over {
         sleep(Duration::from_millis(rng.u64(200..2_000))).await;
@@ -399,7 +439,7 @@ impl Totals {
         }
     }
 
-    fn report(&self, options: &Options, seed: u64, time: Duration, failed: &[u64]) {
+    fn report(&self, seed: u64, time: Duration, failed: &[u64]) {
         let writes = self.acknowledged + self.refused + self.not_applied + self.unknown + self.superseded;
         let share = |count: u64| format!("{count} ({:.2} %)", 100.0 * per(count, writes));
         println!(
@@ -407,9 +447,6 @@ impl Totals {
             time.as_secs_f64() / 60.0,
             self.rounds
         );
-        if let Some(safeguard) = &options.safeguard_off {
-            println!("left out: {safeguard}");
-        }
         println!("topologies: {}", list(&self.by_topology));
         println!("faults: {}", list(&self.by_fault));
         println!("losses of the stream, as its durability allows: {}", self.losses);

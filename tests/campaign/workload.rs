@@ -1,6 +1,7 @@
 //! Clients of a round: writers whose every retry is a new call on any gateway, readers, and foreign raw writers.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use fastrand::Rng;
 use lattice_gateway::{
-    domain::{EntryKey, LinkId},
+    domain::{EntryKey, Etag, LinkId},
     proto::{
         Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, LinkDefinition,
         Outcome as Told, PutLinkDefinitionRequest, WriteResult, consistency::Requirement,
@@ -40,7 +41,7 @@ const CONTRACT: &str = "wasmcloud:keyvalue";
 /// The value that tells who wrote a link.
 const WRITER: &str = "writer";
 /// Whoever has no answer by then gives up.
-const PATIENCE: Duration = Duration::from_secs(12);
+pub const PATIENCE: Duration = Duration::from_secs(12);
 
 /// What all clients share.
 pub struct Workload {
@@ -50,9 +51,37 @@ pub struct Workload {
     next: AtomicU64,
     seed: u64,
     ops: Mutex<Vec<Op>>,
-    /// The last etag that was seen, by key, and whose write it names.
-    etags: Mutex<Vec<Option<(String, OpId)>>>,
+    etags: Mutex<Etags>,
     pub blind: Mutex<Vec<(u64, u64)>>,
+}
+
+/// The etags that clients have seen, and whose write each names.
+#[derive(Default)]
+struct Etags {
+    /// The last one, by key.
+    last: BTreeMap<usize, (String, OpId)>,
+    /// The first one of each sequence of a key: after a loss of the stream another write may stand there.
+    first: BTreeMap<(usize, u64), (String, OpId)>,
+}
+
+impl Etags {
+    fn note(&mut self, key: usize, etag: &str, writer: OpId) {
+        let seen = (etag.to_owned(), writer);
+        if let Ok(etag) = Etag::parse(etag) {
+            self.first
+                .entry((key, etag.revision.sequence))
+                .or_insert_with(|| seen.clone());
+        }
+        self.last.insert(key, seen);
+    }
+
+    /// One that names what stands or, where there is one, one that named something else at the same sequence.
+    fn some(&self, key: usize, rng: &mut Rng) -> Option<(String, OpId)> {
+        let last = self.last.get(&key)?;
+        let sequence = Etag::parse(&last.0).ok()?.revision.sequence;
+        let first = self.first.get(&(key, sequence)).filter(|_| rng.bool());
+        Some(first.unwrap_or(last).clone())
+    }
 }
 
 pub struct Key {
@@ -75,7 +104,7 @@ impl Workload {
             next: AtomicU64::new(1),
             seed,
             ops: Mutex::default(),
-            etags: Mutex::new(vec![None; keys]),
+            etags: Mutex::default(),
             blind: Mutex::default(),
         })
     }
@@ -155,7 +184,7 @@ impl Workload {
             } else {
                 Action::Delete
             };
-            let etag = self.etags.lock()[key].clone();
+            let etag = self.etags.lock().some(key, &mut rng);
             let (condition, etag) = match (rng.u8(..10), etag) {
                 (0..=2, Some((etag, writer))) => (Condition::Is(writer), Some(etag)),
                 (3, _) => (Condition::Exists, None),
@@ -190,13 +219,14 @@ impl Workload {
         let outcome = loop {
             attempts += 1;
             let retry_age = may_be_applied.then(|| first.elapsed());
+            let deadline = Duration::from_millis(rng.u64(300..3_000));
             // Some callers hang up on a call that may be under way.
             let patience = match rng.u8(..40) {
-                0 => rng.u64(..4),
-                _ => rng.u64(300..3_000),
+                0 => Duration::from_millis(rng.u64(..4)),
+                _ => deadline + Duration::from_millis(100),
             };
-            let attempt = self.attempt(self.some_gateway(rng), &write, retry_age);
-            match timeout(Duration::from_millis(patience), attempt).await {
+            let attempt = self.attempt(self.some_gateway(rng), &write, retry_age, deadline);
+            match timeout(patience, attempt).await {
                 Ok(Ok(result)) => break self.answered(&write, &result),
                 Ok(Err(status)) => match verdict(&status) {
                     Verdict::Final(outcome) => break outcome,
@@ -212,7 +242,12 @@ impl Workload {
                     Outcome::NotApplied
                 };
             }
-            sleep(Duration::from_millis(rng.u64(10..600))).await;
+            // Some come back only when others have overwritten the entry many times, and servers were restarted.
+            let pause = match rng.u8(..6) {
+                0 => rng.u64(1_000..6_000),
+                _ => rng.u64(10..600),
+            };
+            sleep(Duration::from_millis(pause)).await;
         };
         let op = Op {
             id: write.id,
@@ -227,10 +262,35 @@ impl Workload {
         self.ops.lock().push(op);
     }
 
+    /// Names a write.
+    pub fn next_id(&self) -> OpId {
+        self.id()
+    }
+
+    /// One put on one gateway, one attempt.
+    pub async fn put_on(
+        self: Arc<Self>,
+        gateway: usize,
+        key: usize,
+        id: OpId,
+        retry_age: Option<Duration>,
+        deadline: Duration,
+    ) -> Result<WriteResult, Status> {
+        let client = LinkDefinitionServiceClient::new(self.gateways[gateway].clone());
+        let write = Write {
+            id,
+            key,
+            action: Action::Put,
+            condition: Condition::None,
+            etag: None,
+        };
+        self.attempt(client, &write, retry_age, deadline).await
+    }
+
     fn answered(&self, write: &Write, result: &WriteResult) -> Outcome {
         let sequence = result.revision.map_or(0, |revision| revision.sequence);
         if !result.etag.is_empty() && write.action == Action::Put {
-            self.etags.lock()[write.key] = Some((result.etag.clone(), write.id));
+            self.etags.lock().note(write.key, &result.etag, write.id);
         }
         match result.outcome() {
             Told::Applied => Outcome::Wrote {
@@ -251,6 +311,7 @@ impl Workload {
         mut client: LinkDefinitionServiceClient<Channel>,
         write: &Write,
         retry_age: Option<Duration>,
+        deadline: Duration,
     ) -> Result<WriteResult, Status> {
         let key = &self.keys[write.key];
         let request_id = format!("campaign-{:016x}-{:08}", self.seed, write.id);
@@ -261,6 +322,8 @@ impl Workload {
                 retry_age,
                 ..write.put(key)
             };
+            let mut put = tonic::Request::new(put);
+            put.set_timeout(deadline);
             client.put_link_definition(put).await?.into_inner().result
         } else {
             let delete = DeleteLinkDefinitionRequest {
@@ -268,6 +331,8 @@ impl Workload {
                 retry_age,
                 ..write.delete(key)
             };
+            let mut delete = tonic::Request::new(delete);
+            delete.set_timeout(deadline);
             client.delete_link_definition(delete).await?.into_inner().result
         };
         Ok(result.unwrap_or_default())
@@ -306,7 +371,7 @@ impl Workload {
             Ok(answer) => {
                 let link = answer.into_inner().link_definition?;
                 let writer = link.values.get(WRITER)?.parse().ok()?;
-                self.etags.lock()[key] = Some((link.etag, writer));
+                self.etags.lock().note(key, &link.etag, writer);
                 Some(Some((writer, link.revision?.sequence)))
             }
             Err(status) if reason(&status) == Some(ErrorReason::EntryNotFound) => Some(None),

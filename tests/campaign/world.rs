@@ -32,8 +32,6 @@ pub enum Topology {
 }
 
 impl Topology {
-    pub const ALL: [Self; 4] = [Self::R1File, Self::R1Memory, Self::R3File, Self::R3Memory];
-
     pub fn replicas(self) -> usize {
         match self {
             Self::R1File | Self::R1Memory => 1,

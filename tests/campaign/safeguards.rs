@@ -1,0 +1,72 @@
+//! Leaves the safeguards out, one at a time: the campaign has to notice each.
+
+use std::time::Duration;
+
+use lattice_gateway::safeguard::Safeguard;
+use tokio::time::Instant;
+
+use crate::{
+    Options,
+    faults::Fault,
+    round,
+    world::{Program, Topology},
+};
+
+/// What provokes the harm that a safeguard prevents.
+fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) {
+    const BROKEN_WIRES: &[Fault] = &[Fault::DropAnswers, Fault::HalfOpen, Fault::Cut];
+    const LOST_SERVERS: &[Fault] = &[Fault::DropAnswers, Fault::KillGateway, Fault::KillAll];
+    match safeguard {
+        Safeguard::Expectation | Safeguard::FreshMirror => (&[Topology::R1File], BROKEN_WIRES),
+        Safeguard::RingAndHorizon | Safeguard::RetryRule => {
+            (&[Topology::R1File, Topology::R3File], LOST_SERVERS)
+        }
+        Safeguard::ProbeRule => (&[Topology::R1File], LOST_SERVERS),
+        Safeguard::EtagTag => (&[Topology::R3Memory], &[Fault::KillAll]),
+        Safeguard::ConnectionGate => (&[Topology::R1File], &[Fault::Cut, Fault::KillNode]),
+        Safeguard::HonestError => (
+            &[Topology::R1File],
+            &[Fault::DropAnswers, Fault::HalfOpen, Fault::BlackHole],
+        ),
+        Safeguard::OnePublish => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
+    }
+}
+
+/// Prints a table, a row a safeguard; tells whether every one was missed.
+pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> bool {
+    let chosen = Safeguard::ALL
+        .into_iter()
+        .filter(|(name, _)| names.iter().any(|asked| asked == name || asked == "all"));
+    let mut rows = Vec::new();
+    let mut are_all_missed = true;
+    for (name, safeguard) in chosen {
+        let began = Instant::now();
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::copied_to(folder.path(), Some(name.to_owned()));
+        let (topologies, faults) = provocation(safeguard);
+        let mut noticed = None;
+        for seed in first_seed.. {
+            if began.elapsed() > Duration::from_secs_f64(options.minutes * 60.0) || noticed.is_some() {
+                break;
+            }
+            eprint!("{name}: ");
+            let (_, violations, _) = round(options, &program, seed, topologies, faults).await;
+            noticed = violations
+                .first()
+                .map(|first| (seed, began.elapsed(), violations.len(), first.clone()));
+        }
+        are_all_missed &= noticed.is_some();
+        rows.push(match noticed {
+            Some((seed, time, count, first)) => {
+                let seconds = time.as_secs();
+                format!("| `{name}` | {seconds} s | {seed} | {count} | {first} |")
+            }
+            None => format!("| `{name}` | **not noticed** in {} min | | | |", options.minutes),
+        });
+    }
+    println!("\n| left out | noticed after | seed | violations | the first |\n|---|---|---|---|---|");
+    for row in rows {
+        println!("{row}");
+    }
+    are_all_missed
+}
