@@ -27,6 +27,7 @@
 //!   control::decide        look at the mirror -> refresh | probe | publish | answer | refuse    (pure)
 //!   store::publish         one publish to the entry's home subject, with an expectation and the evidence
 //! store::mirror          the write comes back through the consumer: seen, with its time
+//! control::effects       providers and the lattice's events are told, while it still stands
 //! rpc::status            errors: one code and one reason each
 //! ```
 //!
@@ -82,13 +83,16 @@
 //! | I1 | An operation needs a grant, and works on the grant's lattice | [`auth::Grant`] has no public constructor; `tests/it/tenancy.rs` |
 //! | I2 | Subjects and bodies are made and read in [`store::layout`] alone | property tests there; `tests/it/golden.rs` |
 //! | I3 | What the API shows is what a host folds from the stream | `tests/it/model.rs` against a model of the hosts' loader |
-//! | I4 | A mutation is one publish, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs` |
-//! | I5 | Whatever is retried, wherever and whenever, is applied at most once | `tests/it/dedup.rs`, `tests/it/outage.rs` |
-//! | I6 | `UNAVAILABLE` means that nothing was written; nothing is queued for later | `tests/it/outage.rs` |
+//! | I4 | A mutation is one publish, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs`, `tests/campaign` |
+//! | I5 | Whatever is retried, wherever and whenever, is applied at most once | `tests/it/dedup.rs`, `tests/it/outage.rs`, `tests/campaign` |
+//! | I6 | `UNAVAILABLE` means that nothing was written; nothing is queued for later | `tests/it/outage.rs`, `tests/campaign` |
 //! | I7 | Nothing unparsed reaches a subject or a header | types of [`domain`]; `tests/it/hostile.rs` |
 //! | I8 | Statuses are made in [`rpc::status`] alone, one reason each | clippy's `disallowed-methods`; `tests/it/errors.rs` |
 //! | I9 | Malformed messages stop nothing and are listed | `tests/it/foreign.rs` |
 //! | I10 | Streams are never changed, and never made in mid-run | `tests/it/lattice.rs`, `tests/it/outage.rs` |
+//! | I11 | Nobody is told of what does not stand | `tests/it/effects.rs` |
+//!
+//! Each [`safeguard`] can be left out in the campaign's build, and the campaign has to notice: `docs/reliability.md`.
 //!
 //! # Adding an RPC
 //!

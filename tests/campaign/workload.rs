@@ -230,6 +230,8 @@ impl Workload {
                 Ok(Ok(result)) => break self.answered(&write, &result),
                 Ok(Err(status)) => match verdict(&status) {
                     Verdict::Final(outcome) => break outcome,
+                    // Some take that for what it is, and let it be.
+                    Verdict::NotApplied if !may_be_applied && rng.u8(..4) == 0 => break Outcome::NotApplied,
                     Verdict::NotApplied => {}
                     Verdict::MayBeApplied => may_be_applied = true,
                 },
@@ -412,18 +414,9 @@ impl Workload {
             let began = self.now();
             let body = self.keys[key].body(id, action == Action::ForeignDelete);
             let publish = client.request(self.keys[key].subject.clone(), body.to_string().into());
-            let sequence = match timeout(Duration::from_secs(2), publish).await {
-                Ok(Ok(answer)) => serde_json::from_slice::<Value>(&answer.payload)
-                    .ok()
-                    .and_then(|answer| answer["seq"].as_u64()),
-                Ok(Err(_)) | Err(_) => None,
-            };
-            let outcome = match sequence {
-                Some(sequence) => Outcome::Wrote {
-                    sequence,
-                    how: How::Applied,
-                },
-                None => Outcome::Unknown,
+            let outcome = match timeout(Duration::from_secs(2), publish).await {
+                Ok(Ok(answer)) => foreign_outcome(&answer.payload),
+                Ok(Err(_)) | Err(_) => Outcome::Unknown,
             };
             let op = Op {
                 id,
@@ -518,6 +511,17 @@ impl Key {
             contract_id: CONTRACT.to_owned(),
             link_name: "default".to_owned(),
         }
+    }
+}
+
+fn foreign_outcome(answer: &[u8]) -> Outcome {
+    let answer = serde_json::from_slice::<Value>(answer).unwrap_or_default();
+    match answer["seq"].as_u64().filter(|sequence| *sequence > 0) {
+        Some(sequence) => Outcome::Wrote {
+            sequence,
+            how: How::Applied,
+        },
+        None => Outcome::NotApplied,
     }
 }
 
