@@ -257,7 +257,17 @@ async fn play(
         standing.push(load.standing(gateway).await);
     }
     let held_by_hosts = hosts_hold(&world, &load).await;
-    let trouble = panics(folder.path(), world.gateways.len());
+    let logs = logs(folder.path(), world.gateways.len());
+    assert!(
+        program.safeguard_off.is_none() || logs.iter().any(|log| log.contains("left out")),
+        "the gateways are of another build than the campaign's: build them again, with its feature"
+    );
+    let trouble = logs
+        .iter()
+        .flat_map(|log| log.lines())
+        .filter(|line| line.contains("panicked"))
+        .map(str::to_owned)
+        .collect();
     let stored = stored.lock().clone();
     let history = History {
         seed,
@@ -370,19 +380,10 @@ async fn hosts_hold(world: &World, load: &Workload) -> Vec<Option<history::OpId>
         .collect()
 }
 
-fn panics(folder: &Path, gateways: usize) -> Vec<String> {
+fn logs(folder: &Path, gateways: usize) -> Vec<String> {
     let log =
         |number| std::fs::read_to_string(folder.join(format!("gateway-{number}.log"))).unwrap_or_default();
-    (0..gateways)
-        .flat_map(|number| {
-            let log = log(number);
-            let lines = log
-                .lines()
-                .filter(|line| line.contains("panicked"))
-                .map(str::to_owned);
-            lines.collect::<Vec<_>>()
-        })
-        .collect()
+    (0..gateways).map(log).collect()
 }
 
 #[derive(Debug, Default)]

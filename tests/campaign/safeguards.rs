@@ -24,10 +24,7 @@ fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) 
         Safeguard::ProbeRule => (&[Topology::R1File], LOST_SERVERS),
         Safeguard::EtagTag => (&[Topology::R3Memory], &[Fault::KillAll]),
         Safeguard::ConnectionGate => (&[Topology::R1File], &[Fault::Cut, Fault::KillNode]),
-        Safeguard::HonestError => (
-            &[Topology::R1File],
-            &[Fault::DropAnswers, Fault::HalfOpen, Fault::BlackHole],
-        ),
+        Safeguard::HonestError => (&[Topology::R1File], &[Fault::HalfOpen]),
         Safeguard::OnePublish => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
     }
 }
