@@ -66,7 +66,7 @@ fn not_applied_is_nowhere(history: &History) -> Vec<Violation> {
         .ops
         .iter()
         .filter(|op| matches!(op.outcome, Outcome::NotApplied | Outcome::Refused) && op.action == Action::Put)
-        .filter(|op| seen.contains(&op.id))
+        .filter(|op| seen.contains(&op.id) && !history.may_be_lost(op))
         .map(|op| format!("op {}: told as not applied ({:?}), and seen", op.id, op.outcome))
         .collect()
 }
@@ -263,7 +263,13 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
         .iter()
         .filter(|op| op.key == key || op.action == Action::Loss)
         .filter(|op| !matches!(op.outcome, Outcome::NotApplied | Outcome::Absurd(_)) && !history.is_blind(op))
-        .cloned()
+        .map(|op| match op.outcome {
+            Outcome::Refused if history.may_be_lost(op) => Op {
+                outcome: Outcome::Unknown,
+                ..op.clone()
+            },
+            _ => op.clone(),
+        })
         .collect::<Vec<_>>();
     if ops.is_empty() {
         return Some(true);

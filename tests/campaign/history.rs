@@ -110,6 +110,13 @@ impl History {
             .any(|(from, to)| op.began <= *to && *from <= op.ended)
     }
 
+    /// Whether an earlier attempt may have been applied to a stream that was lost before the last one was answered: with
+    /// the stream went every trace of it.
+    pub fn may_be_lost(&self, op: &Op) -> bool {
+        let mut losses = self.ops.iter().filter(|op| op.action == Action::Loss);
+        op.attempts > 1 && losses.any(|loss| loss.began <= op.ended && op.began <= loss.ended)
+    }
+
     /// Whether the stream was lost during the round, so that sequences begin anew.
     pub fn has_loss(&self) -> bool {
         self.ops.iter().any(|op| op.action == Action::Loss)
