@@ -9,9 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     harness::{Nats, until},
-    hear,
     history::Stored,
-    patient_client,
+    round::{hear, patient_client},
     workload::{PATIENCE, Workload},
     world::{LATTICE, Program, Topology, World},
 };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     Options,
     faults::Fault,
-    round,
+    round::Plan,
     world::{Program, Topology},
 };
 
@@ -41,13 +41,20 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
         let folder = tempfile::tempdir().unwrap();
         let program = Program::copied_to(folder.path(), Some(name.to_owned()));
         let (topologies, faults) = provocation(safeguard);
+        let plan = Plan {
+            program: &program,
+            gateways: options.gateways,
+            seconds: options.seconds,
+            topologies,
+            faults,
+        };
         let mut noticed = None;
         for seed in first_seed.. {
             if began.elapsed() > Duration::from_secs_f64(options.minutes * 60.0) || noticed.is_some() {
                 break;
             }
             eprint!("{name}: ");
-            let (_, violations, _) = round(options, &program, seed, topologies, faults).await;
+            let violations = plan.round(seed).await.violations;
             noticed = violations
                 .first()
                 .map(|first| (seed, began.elapsed(), violations.len(), first.clone()));

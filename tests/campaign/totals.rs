@@ -1,0 +1,119 @@
+//! What a campaign comes to.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    history::{Action, How, Outcome},
+    round::Played,
+};
+
+/// Counts over all rounds.
+#[derive(Debug, Default)]
+pub struct Totals {
+    rounds: u64,
+    by_topology: BTreeMap<String, u64>,
+    by_fault: BTreeMap<String, u64>,
+    acknowledged: u64,
+    already_applied: u64,
+    retried: u64,
+    reads: u64,
+    refused: u64,
+    not_applied: u64,
+    unknown: u64,
+    superseded: u64,
+    foreign: u64,
+    stored: u64,
+    losses: u64,
+    undecided: usize,
+    violations: usize,
+}
+
+impl Totals {
+    pub fn add(&mut self, played: &Played) {
+        let history = &played.history;
+        self.rounds += 1;
+        *self.by_topology.entry(history.topology.clone()).or_default() += 1;
+        for fault in &history.faults {
+            *self.by_fault.entry(fault.clone()).or_default() += 1;
+        }
+        self.stored += u64::try_from(history.stored.len()).unwrap();
+        self.undecided += played.undecided;
+        self.violations += played.violations.len();
+        for op in &history.ops {
+            let count = match (op.action, &op.outcome) {
+                (Action::Loss, _) => &mut self.losses,
+                (Action::ForeignPut | Action::ForeignDelete, _) => &mut self.foreign,
+                (Action::Get, _) => &mut self.reads,
+                (_, Outcome::Refused) => &mut self.refused,
+                (_, Outcome::NotApplied) => &mut self.not_applied,
+                (_, Outcome::Unknown) => &mut self.unknown,
+                (_, Outcome::Superseded) => &mut self.superseded,
+                _ => &mut self.acknowledged,
+            };
+            *count += 1;
+            self.retried += u64::from(op.attempts > 1);
+            let how = matches!(
+                op.outcome,
+                Outcome::Wrote {
+                    how: How::AlreadyApplied,
+                    ..
+                }
+            );
+            self.already_applied += u64::from(how);
+        }
+    }
+
+    pub fn report(&self, seed: u64, time: Duration, failed: &[u64]) {
+        let writes = self.acknowledged + self.refused + self.not_applied + self.unknown + self.superseded;
+        let share = |count: u64| format!("{count} ({:.2} %)", 100.0 * per(count, writes));
+        println!(
+            "\ncampaign of {:.1} minutes from seed {seed}: {} rounds",
+            time.as_secs_f64() / 60.0,
+            self.rounds
+        );
+        println!("topologies: {}", list(&self.by_topology));
+        println!("faults: {}", list(&self.by_fault));
+        println!("losses of the stream, as its durability allows: {}", self.losses);
+        println!();
+        for (what, count) in [
+            ("writes asked for", writes.to_string()),
+            ("  acknowledged", self.acknowledged.to_string()),
+            (
+                "  of these by a later attempt (ALREADY_APPLIED)",
+                self.already_applied.to_string(),
+            ),
+            ("  refused by their condition", self.refused.to_string()),
+            ("  given up on, not applied", self.not_applied.to_string()),
+            ("  given up on, unknown", share(self.unknown)),
+            ("  OUTCOME_SUPERSEDED", share(self.superseded)),
+            ("operations with a retry", self.retried.to_string()),
+            ("fully consistent reads", self.reads.to_string()),
+            ("foreign raw writes", self.foreign.to_string()),
+            ("messages heard from the streams", self.stored.to_string()),
+            ("keys whose search was given up", self.undecided.to_string()),
+            ("violations", self.violations.to_string()),
+        ] {
+            println!("{what:<50} {count}");
+        }
+        if !failed.is_empty() {
+            println!("failed seeds: {failed:?}");
+        }
+    }
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "a figure for people"
+)]
+fn per(count: u64, of: u64) -> f64 {
+    count as f64 / of.max(1) as f64
+}
+
+fn list(counts: &BTreeMap<String, u64>) -> String {
+    counts
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
