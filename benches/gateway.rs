@@ -63,7 +63,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tonic::{
     Request, Response, Status, async_trait,
@@ -643,7 +643,11 @@ impl Memory {
         {
             return Err("the reading gateway did not see every link".into());
         }
-        sleep(SETTLE).await;
+        // An allocator gives back what it no longer needs while it is used, not by itself.
+        let settled = Instant::now() + SETTLE;
+        while Instant::now() < settled {
+            client.list_link_definitions(whole_lattice()).await?;
+        }
         let following = reader.resident();
         drop(client);
         reader.stop().await?;
