@@ -4,6 +4,8 @@
 pub mod keys;
 #[path = "../it/harness/nats.rs"]
 pub mod nats;
+#[path = "../it/harness/port.rs"]
+pub mod port;
 #[path = "../it/harness/wait.rs"]
 pub mod wait;
 #[path = "../it/harness/wire.rs"]

@@ -1,7 +1,7 @@
 //! The processes of a round: nats-servers, gateways, and the wires between them.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::harness::{Nats, until, wire::Wire};
+use crate::harness::{Nats, port, until, wire::Wire};
 
 pub const LATTICE: &str = "campaign";
 pub const STREAM: &str = "LATTICECACHE_campaign";
@@ -247,6 +247,5 @@ impl Drop for Gateway {
 }
 
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], port::free()))
 }

@@ -6,6 +6,7 @@ pub mod api;
 pub mod gateway;
 pub mod keys;
 pub mod nats;
+mod port;
 mod raw;
 pub mod wait;
 pub mod wire;
