@@ -300,20 +300,22 @@ mod tests {
 
     #[test]
     fn a_sequence_that_could_not_be_written_again_is_not_read() {
-        let of = |sequence| {
-            let item = Applied {
-                sequence,
-                ..applied(1, false)
-            };
+        let of = |sequences: &[u64]| {
+            let past = sequences.iter().fold(Past::default(), |past, sequence| {
+                past.with(Applied {
+                    sequence: *sequence,
+                    ..applied(1, false)
+                })
+            });
             let evidence = Evidence {
                 own: stamp(2, false),
-                past: Past::default().with(item),
+                past,
                 began: false,
             };
             Evidence::decode(evidence.encode().as_bytes())
         };
-        assert_eq!(of(SEQUENCE_END), None);
-        let last = of(SEQUENCE_END - 1).unwrap();
+        assert_eq!(of(&[SEQUENCE_END - 1, SEQUENCE_END]), None);
+        let last = of(&[SEQUENCE_END - 2, SEQUENCE_END - 1]).unwrap();
         let next = Evidence {
             own: stamp(3, false),
             past: last.into_past(4, 5),
