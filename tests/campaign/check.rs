@@ -262,13 +262,13 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
         .ops
         .iter()
         .filter(|op| op.key == key || op.action == Action::Loss)
-        .filter(|op| !matches!(op.outcome, Outcome::NotApplied | Outcome::Absurd(_)) && !history.is_blind(op))
-        .map(|op| match op.outcome {
-            Outcome::Refused if history.may_be_lost(op) => Op {
+        .filter_map(|op| match op.outcome {
+            Outcome::NotApplied | Outcome::Absurd(_) => None,
+            Outcome::Refused | Outcome::Unchanged if history.may_be_lost(op) => Some(Op {
                 outcome: Outcome::Unknown,
                 ..op.clone()
-            },
-            _ => op.clone(),
+            }),
+            _ => (!history.is_blind(op)).then(|| op.clone()),
         })
         .collect::<Vec<_>>();
     if ops.is_empty() {
