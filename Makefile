@@ -33,6 +33,7 @@ lint: lint-format lint-clippy lint-doc ## Check formatting, lints and docs, warn
 
 lint-format:
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 lint-clippy:
 	cargo clippy --all-targets -- -D warnings
