@@ -41,22 +41,23 @@ impl Safeguard {
     ];
 
     /// Whether it holds.
-    #[cfg(not(feature = "campaign"))]
-    pub(crate) const fn holds(self) -> bool {
-        true
-    }
-
-    /// Whether it holds.
-    #[cfg(feature = "campaign")]
     pub(crate) fn holds(self) -> bool {
-        static OFF: std::sync::LazyLock<Option<Safeguard>> = std::sync::LazyLock::new(|| {
-            let named = crate::config::safeguard_off()?;
-            tracing::warn!(safeguard = named, "left out");
-            Safeguard::ALL
-                .into_iter()
-                .find(|(name, _)| *name == named)
-                .map(|(_, safeguard)| safeguard)
-        });
-        *OFF != Some(self)
+        left_out() != Some(self)
     }
+}
+
+#[cfg(not(feature = "campaign"))]
+const fn left_out() -> Option<Safeguard> {
+    None
+}
+
+#[cfg(feature = "campaign")]
+fn left_out() -> Option<Safeguard> {
+    static LEFT_OUT: std::sync::LazyLock<Option<Safeguard>> = std::sync::LazyLock::new(|| {
+        let named = crate::config::safeguard_off()?;
+        tracing::warn!(safeguard = named, "left out");
+        let (_, safeguard) = Safeguard::ALL.into_iter().find(|(name, _)| *name == named)?;
+        Some(safeguard)
+    });
+    *LEFT_OUT
 }

@@ -262,13 +262,20 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
         .ops
         .iter()
         .filter(|op| op.key == key || op.action == Action::Loss)
-        .filter_map(|op| match op.outcome {
-            Outcome::NotApplied | Outcome::Absurd(_) => None,
-            Outcome::Refused | Outcome::Unchanged if history.may_be_lost(op) => Some(Op {
+        .filter(|op| !matches!(op.outcome, Outcome::NotApplied | Outcome::Absurd(_)))
+        .flat_map(|op| {
+            // What may have been applied to a stream that was lost, and then again to the next one or not at all.
+            let lost = history.may_be_lost(op).then(|| Op {
                 outcome: Outcome::Unknown,
                 ..op.clone()
-            }),
-            _ => (!history.is_blind(op)).then(|| op.clone()),
+            });
+            let is_told = match op.outcome {
+                Outcome::Refused | Outcome::Unchanged | Outcome::Read(_) => {
+                    lost.is_none() && !history.is_blind(op)
+                }
+                _ => true,
+            };
+            lost.into_iter().chain(is_told.then(|| op.clone()))
         })
         .collect::<Vec<_>>();
     if ops.is_empty() {
