@@ -20,6 +20,7 @@ mod cluster;
 mod dedup;
 mod effects;
 mod errors;
+mod facts;
 mod foreign;
 mod golden;
 mod host_model;

@@ -151,7 +151,9 @@ impl Nats {
         let url = self.url();
         until("the nats-server takes connections", async || {
             let client = async_nats::connect(&url).await.ok()?;
-            let answer = client.request("$JS.API.INFO", "".into()).await;
+            // A cluster without a leader does not answer what it was asked before it had one.
+            let info = async_nats::Request::new().timeout(Some(Duration::from_millis(200)));
+            let answer = client.send_request("$JS.API.INFO", info).await;
             let is_ready = answer.is_ok() || self.jetstream.is_none() || self.extra.contains("authorization");
             is_ready.then_some(())
         })
@@ -230,9 +232,13 @@ impl Nats {
         for (name, value) in changes.as_object().into_iter().flatten() {
             config[name] = value.clone();
         }
-        let answer = self
-            .api(&format!("STREAM.CREATE.LATTICECACHE_{lattice}"), config)
-            .await;
+        let call = format!("STREAM.CREATE.LATTICECACHE_{lattice}");
+        let answer = until("the cluster knows enough of its servers", async || {
+            const NO_SUITABLE_PEERS: u64 = 10005;
+            let answer = self.api(&call, config.clone()).await;
+            (answer["error"]["err_code"] != NO_SUITABLE_PEERS).then_some(answer)
+        })
+        .await;
         assert_eq!(answer["error"], Value::Null, "{answer}");
         answer
     }
