@@ -40,6 +40,9 @@ pub const BODY_BYTES_MAX: usize = 512 * 1024;
 /// and a read behind it sees it.
 const SEEN_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// For how long the leader is asked where that takes longer.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// So much later than its task does a call give up on it.
 const OWN_ANSWER_GRACE: Duration = Duration::from_millis(5);
 
@@ -362,25 +365,17 @@ impl Attempt<'_> {
 
     /// Answers an acknowledged write, from the mirror where it is seen there in time.
     async fn stored(&self, outcome: Outcome, sequence: u64, before: &View) -> Written {
-        let revision = Revision {
-            epoch: before.position.epoch,
-            sequence,
-        };
         let own = Tag(self.mutation.intent.stamp.id);
-        let seen = tokio::time::timeout(
-            SEEN_TIMEOUT.min(self.deadline.left()),
-            self.lattice.mirror().reached(revision),
-        );
-        let winner = match seen.await {
-            Ok(()) => self
-                .lattice
-                .look(|contents| contents.winner(&self.mutation.key))
-                .ok(),
-            Err(_later) => None,
-        };
+        let revision = self.seen(sequence, before).await;
+        let winner = self.lattice.look(|contents| {
+            let at = contents.position();
+            let is_seen = at.epoch == revision.epoch && at.sequence >= sequence;
+            is_seen.then(|| contents.winner(&self.mutation.key))
+        });
         self.lattice
             .acknowledged(Arc::clone(&self.mutation.key), revision);
-        let winner = winner.flatten().or_else(|| self.as_it_was_put(revision));
+        let winner = winner.ok().flatten().flatten();
+        let winner = winner.or_else(|| self.as_it_was_put(revision));
         Written {
             key: Arc::clone(&self.mutation.key),
             outcome,
@@ -388,6 +383,36 @@ impl Attempt<'_> {
             superseded: winner.as_ref().is_some_and(|winner| winner.tag != own),
             winner,
             would_stand: None,
+        }
+    }
+
+    /// Waits until an acknowledged write is seen in the mirror, and tells where it stands. The mirror may still be of a
+    /// stream that is gone: then the leader tells which one took the write.
+    async fn seen(&self, sequence: u64, before: &View) -> Revision {
+        let revision = Revision {
+            epoch: before.position.epoch,
+            sequence,
+        };
+        let soon = Deadline::within(SEEN_TIMEOUT.min(self.deadline.left()));
+        let is_new = sequence > before.position.sequence;
+        if is_new
+            && soon
+                .bound(self.lattice.mirror().reached(revision))
+                .await
+                .is_some()
+        {
+            return revision;
+        }
+        let soon = Deadline::within(LEADER_TIMEOUT.min(self.deadline.left()));
+        match soon
+            .bound(self.lattice.api.stream_info(&self.lattice.stream))
+            .await
+        {
+            Some(Ok(info)) => Revision {
+                epoch: info.epoch(&self.lattice.stream),
+                sequence,
+            },
+            Some(Err(_)) | None => revision,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lattice_gateway::proto::{
     Consistency, ErrorReason, GetLatticeRequest, GetLinkDefinitionRequest, Lattice, Outcome,
     PutLinkDefinitionRequest, PutLinkDefinitionResponse, consistency::Requirement,
+    put_link_definition_request::Precondition,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -306,6 +307,33 @@ async fn a_stream_made_again_is_noticed_and_its_old_revisions_are_refused() {
     };
     let told = Told::from(gateway.links().get_link_definition(get).await.unwrap_err());
     assert_eq!(told.reason, ErrorReason::RevisionUnavailable);
+}
+
+#[tokio::test]
+async fn a_write_to_a_stream_that_was_just_made_again_is_told_with_the_new_ones_etag() {
+    const TIMES: usize = 3;
+    let mut nats = Nats::start().await;
+    nats.create_stream("default", json!({})).await;
+    let gateway = TestGateway::at(&nats.url()).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let put = |value| gateway.put(put_link(link(&actor, &provider, value)));
+    for _ in 0..TIMES {
+        put("before").await.unwrap();
+        put("again").await.unwrap();
+        nats.down("KILL");
+        nats.up().await;
+        nats.create_stream("default", json!({})).await;
+        // On a subject that the mirror knows nothing of, so that nothing tells that the mirror is of the old stream.
+        let other = keys::actor();
+        let first = put_link(link(&other, &provider, "first"));
+        let etag = until("it is put", async || gateway.put(first.clone()).await.ok()).await;
+        let etag = etag.result.unwrap().etag;
+        let second = PutLinkDefinitionRequest {
+            precondition: Some(Precondition::Etag(etag)),
+            ..put_link(link(&other, &provider, "second"))
+        };
+        gateway.put(second).await.unwrap();
+    }
 }
 
 #[tokio::test]
