@@ -60,7 +60,8 @@
 //!
 //! # What JetStream does, as far as this rests on it
 //!
-//! Measured on nats-server 2.10 to 2.15, one and three replicas.
+//! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it. Clusters before 2.12 keep
+//! ids that they refused for as long as the window lasts: there a put that lost a race may fail for two minutes.
 //!
 //! * The expectation is checked *before* the id on a standalone server since 2.12, and after it on 2.10, 2.11 and in
 //!   clusters: the retry of a publish that landed is a "wrong last sequence" here and a duplicate there. Both lead to

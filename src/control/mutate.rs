@@ -445,7 +445,10 @@ impl Attempt<'_> {
         match probed {
             Probed::Known(sequence) => Ok(Some(already_applied(sequence, &self.mutation.key, view))),
             Probed::NotKnown => Err(ControlError::OutcomeSuperseded),
-            Probed::Failed(Published::Refused(refused)) if self.unknown.is_none() => {
+            // An id that is in flight is an earlier attempt's that may just be landing.
+            Probed::Failed(Published::Refused(refused))
+                if self.unknown.is_none() && refused != Refused::InFlight =>
+            {
                 Err(self.refused(refused, &subject).await)
             }
             Probed::Failed(_) => {

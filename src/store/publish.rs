@@ -99,7 +99,7 @@ pub async fn publish(connection: &Connection, message: Outgoing<'_>, timeout: Du
 
 /// Asks whether JetStream remembers an id, without changing anything: a publish with an invalid rollup is
 /// answered as a duplicate where the id is known, and refused with 10111 where not. It is never stored and does
-/// not burn the id (measured on nats-server 2.10 to 2.15, one and three replicas).
+/// not burn the id (measured on nats-server 2.10 to 2.15; but clusters before 2.12 do keep it).
 pub async fn probe(
     connection: &Connection,
     stream: &str,
@@ -160,6 +160,12 @@ async fn send(
         Err(RequestFailed::TooLarge) => return Published::Refused(Refused::TooLarge(bytes)),
     };
     match serde_json::from_slice::<Acknowledgement>(&answer.payload) {
+        // A refusal without a code of JetStream's own does not say how far the message came: a leader of 2.11 that is
+        // just stepping down answers so.
+        Ok(Acknowledgement {
+            error: Some(ErrorBody { err_code: 0, .. }),
+            ..
+        }) => Published::Unknown,
         Ok(Acknowledgement {
             error: Some(error), ..
         }) => Published::Refused(classify(error, bytes)),
