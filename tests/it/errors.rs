@@ -393,21 +393,24 @@ async fn without_jetstream() -> Vec<Told> {
     // Somebody who is not JetStream answers in its place.
     let client = nats.client().await;
     let mut asked = client.subscribe("$JS.API.STREAM.NAMES").await.unwrap();
-    client.flush().await.unwrap();
-    let (internal, ()) = tokio::join!(
-        refused(
-            &gateway,
-            "LatticeService/ListLattices",
-            ListLatticesRequest::default()
-        ),
-        async {
-            let asked = asked.next().await.unwrap();
+    let answering = async {
+        while let Some(asked) = asked.next().await {
             client
                 .publish(asked.reply.unwrap(), "not JSON".into())
                 .await
                 .unwrap();
         }
-    );
+    };
+    // A flush does not tell that the server knows of the subscription by now.
+    let internal = until("it is answered in JetStream's place", async || {
+        let list = ListLatticesRequest::default();
+        let told = refused(&gateway, "LatticeService/ListLattices", list).await;
+        (told.reason == ErrorReason::Internal).then_some(told)
+    });
+    let internal = tokio::select! {
+        internal = internal => internal,
+        () = answering => panic!("the subscription ended"),
+    };
     vec![disabled, internal]
 }
 
