@@ -1,4 +1,5 @@
-//! What breaks during a round, one fault at a time, each mended before the next.
+//! What breaks during a round, one fault at a time, each mended before the next. How long one lasts is part of it, and
+//! drawn from the seed: the sleeps here are those times, and wait for nothing.
 
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use tokio::time::sleep;
 
 use crate::{
     harness::wire::Wire,
+    history::Outcome,
+    workload::foreign_outcome,
     world::{ALLOWED, DENIED, STREAM, World},
 };
 
@@ -81,14 +84,13 @@ impl Fault {
                 self.on_the_wire(&world.gateways[gateway].wires, rng).await;
             }
             Self::KillGateway => {
-                world.gateways[gateway].kill();
+                world.gateways[gateway].kill().await;
                 sleep(a_moment(rng, 0, 500)).await;
                 world.gateways[gateway].start().await;
             }
             Self::StopGateway => {
-                world.gateways[gateway].signal("TERM");
                 assert!(
-                    world.gateways[gateway].ended(Duration::from_secs(30)).await,
+                    world.gateways[gateway].stop(Duration::from_secs(30)).await,
                     "the gateway did not end within 30 s of SIGTERM"
                 );
                 world.gateways[gateway].start().await;
@@ -174,13 +176,9 @@ async fn restart(world: &mut World, nodes: &[usize], pause: Duration) {
         world.nodes[*node].down("KILL");
     }
     sleep(pause).await;
-    let is_whole = nodes.len() == world.nodes.len();
+    // All of them before the first is waited for: one of a cluster answers once a majority is there.
     for node in nodes {
-        match is_whole && world.nodes.len() > 1 {
-            // One of a cluster answers once a majority is there.
-            true => world.nodes[*node].launch().await,
-            false => world.nodes[*node].up().await,
-        }
+        world.nodes[*node].launch().await;
     }
     for node in nodes {
         world.nodes[*node].answers().await;
@@ -222,14 +220,9 @@ async fn fill(world: &World, pause: Duration) {
     drop(node.api("STREAM.CREATE.FILLER", config).await);
     let client = node.client().await;
     for size in [256 * 1024, 16 * 1024, 1024, 64] {
-        loop {
-            let answer = client.request("filler", vec![0; size].into()).await;
-            let is_stored =
-                answer.is_ok_and(|answer| !String::from_utf8_lossy(&answer.payload).contains("error"));
-            if !is_stored {
-                break;
-            }
-        }
+        while let Ok(answer) = client.request("filler", vec![0; size].into()).await
+            && matches!(foreign_outcome(&answer.payload), Outcome::Wrote { .. })
+        {}
     }
     sleep(pause).await;
     drop(node.api("STREAM.DELETE.FILLER", Value::Null).await);

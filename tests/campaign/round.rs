@@ -6,14 +6,12 @@ use clap::ValueEnum;
 use fastrand::Rng;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     check,
     faults::Fault,
-    harness::Nats,
     history::{History, OpId, Stored},
     host_model,
     workload::{self, Workload},
@@ -84,12 +82,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
     let topology = rng.choice(of_all(plan.topologies)).copied().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(topology, *gateways, program, folder.path()).await;
-    let addresses = world
-        .gateways
-        .iter()
-        .map(|gateway| gateway.address)
-        .collect::<Vec<_>>();
-    let load = Workload::new(rng.usize(3..9), &addresses, seed);
+    let load = Workload::new(rng.usize(3..9), &world, seed);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stored = Arc::new(Mutex::new(Vec::new()));
     for node in &world.nodes {
@@ -108,8 +101,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
         tasks.spawn(Arc::clone(&load).read(rng.fork(), stop.clone()));
     }
     if rng.bool() {
-        let urls = world.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",");
-        let client = patient_client(&urls).await;
+        let client = patient_client(&world.urls()).await;
         tasks.spawn(Arc::clone(&load).interfere(client, rng.fork(), stop.clone()));
     }
     let happened = break_things(plan, &mut world, &load, &mut rng).await;
@@ -203,24 +195,9 @@ pub async fn hear(client: async_nats::Client, load: Arc<Workload>, stored: Arc<M
 
 /// What a host that starts now makes of the stream, by key.
 async fn hosts_hold(world: &World, load: &Workload) -> Vec<Option<OpId>> {
-    let mut messages = Vec::new();
-    let mut next = 1;
-    loop {
-        let call = format!("STREAM.MSG.GET.{STREAM}");
-        let request = json!({"seq": next, "next_by_subj": format!("lc.{LATTICE}.>")});
-        let answer = world.nodes[0].api(&call, request).await;
-        let Some(message) = answer.get("message") else {
-            break;
-        };
-        let body = message["data"].as_str().unwrap_or_default();
-        let sequence = message["seq"].as_u64().unwrap();
-        messages.push(host_model::Message {
-            sequence,
-            subject: message["subject"].as_str().unwrap().to_owned(),
-            body: data_encoding::BASE64.decode(body.as_bytes()).unwrap(),
-        });
-        next = sequence + 1;
-    }
+    let call = format!("STREAM.MSG.GET.{STREAM}");
+    let ask = async |request| world.nodes[0].api(&call, request).await;
+    let messages = host_model::messages(LATTICE, ask).await;
     let cache = host_model::load(&messages);
     let bodies = messages
         .iter()

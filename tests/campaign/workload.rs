@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +33,7 @@ use tonic_types::StatusExt;
 use crate::{
     harness::keys,
     history::{Action, Condition, How, Op, OpId, Outcome},
-    world::LATTICE,
+    world::{Gateway, LATTICE, World},
 };
 
 const CONTRACT: &str = "wasmcloud:keyvalue";
@@ -92,14 +91,14 @@ pub struct Key {
 }
 
 impl Workload {
-    pub fn new(keys: usize, gateways: &[SocketAddr], seed: u64) -> Arc<Self> {
-        let connect = |address: &SocketAddr| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    pub fn new(keys: usize, world: &World, seed: u64) -> Arc<Self> {
+        let connect = |gateway: &Gateway| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
             endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()
         };
         Arc::new(Self {
             keys: (0..keys).map(|_| Key::new()).collect(),
-            gateways: gateways.iter().map(connect).collect(),
+            gateways: world.gateways.iter().map(connect).collect(),
             began: Instant::now(),
             next: AtomicU64::new(1),
             seed,
@@ -118,38 +117,27 @@ impl Workload {
         self.ops.lock().clone()
     }
 
-    pub fn done(&self) -> usize {
-        self.ops.lock().len()
-    }
-
     /// Notes that the stream was lost between two moments.
     pub fn lost(&self, began: u64) {
-        let op = self.op(0, Action::Loss, Condition::None, began, 1, Outcome::Done);
-        self.ops.lock().push(op);
+        self.record(self.next_id(), 0, Action::Loss, began, Outcome::Done);
     }
 
-    fn op(
-        &self,
-        key: usize,
-        action: Action,
-        condition: Condition,
-        began: u64,
-        attempts: u32,
-        outcome: Outcome,
-    ) -> Op {
-        Op {
-            id: self.id(),
+    /// Notes an operation of one attempt and no condition that ends now.
+    fn record(&self, id: OpId, key: usize, action: Action, began: u64, outcome: Outcome) {
+        self.ops.lock().push(Op {
+            id,
             key,
             action,
-            condition,
+            condition: Condition::None,
             began,
             ended: self.now(),
-            attempts,
+            attempts: 1,
             outcome,
-        }
+        });
     }
 
-    fn id(&self) -> OpId {
+    /// Names an operation.
+    pub fn next_id(&self) -> OpId {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -206,7 +194,7 @@ impl Workload {
         etag: Option<String>,
     ) {
         let write = Write {
-            id: self.id(),
+            id: self.next_id(),
             key,
             action,
             condition,
@@ -251,7 +239,7 @@ impl Workload {
             };
             sleep(Duration::from_millis(pause)).await;
         };
-        let op = Op {
+        self.ops.lock().push(Op {
             id: write.id,
             key,
             action,
@@ -260,13 +248,7 @@ impl Workload {
             ended: self.now(),
             attempts,
             outcome,
-        };
-        self.ops.lock().push(op);
-    }
-
-    /// Names a write.
-    pub fn next_id(&self) -> OpId {
-        self.id()
+        });
     }
 
     /// One put on one gateway, one attempt.
@@ -347,8 +329,7 @@ impl Workload {
             let began = self.now();
             let client = self.some_gateway(&mut rng);
             if let Ok(Some(read)) = timeout(Duration::from_secs(3), self.look(client, key)).await {
-                let op = self.op(key, Action::Get, Condition::None, began, 1, Outcome::Read(read));
-                self.ops.lock().push(op);
+                self.record(self.next_id(), key, Action::Get, began, Outcome::Read(read));
             }
             sleep(Duration::from_millis(rng.u64(..25))).await;
         }
@@ -410,7 +391,7 @@ impl Workload {
             } else {
                 Action::ForeignPut
             };
-            let id = self.id();
+            let id = self.next_id();
             let began = self.now();
             let body = self.keys[key].body(id, action == Action::ForeignDelete);
             let publish = client.request(self.keys[key].subject.clone(), body.to_string().into());
@@ -418,17 +399,7 @@ impl Workload {
                 Ok(Ok(answer)) => foreign_outcome(&answer.payload),
                 Ok(Err(_)) | Err(_) => Outcome::Unknown,
             };
-            let op = Op {
-                id,
-                key,
-                action,
-                condition: Condition::None,
-                began,
-                ended: self.now(),
-                attempts: 1,
-                outcome,
-            };
-            self.ops.lock().push(op);
+            self.record(id, key, action, began, outcome);
             sleep(Duration::from_millis(rng.u64(100..1_000))).await;
         }
     }
@@ -514,7 +485,8 @@ impl Key {
     }
 }
 
-fn foreign_outcome(answer: &[u8]) -> Outcome {
+/// What JetStream's answer to a raw publish says.
+pub fn foreign_outcome(answer: &[u8]) -> Outcome {
     let answer = serde_json::from_slice::<Value>(answer).unwrap_or_default();
     match answer["seq"].as_u64().filter(|sequence| *sequence > 0) {
         Some(sequence) => Outcome::Wrote {

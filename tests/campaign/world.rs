@@ -3,13 +3,16 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use crate::harness::{Nats, port, until, wire::Wire};
 
@@ -93,6 +96,11 @@ impl World {
             gateways: started,
             ..world
         }
+    }
+
+    /// Where the nats-servers are, comma-separated.
+    pub fn urls(&self) -> String {
+        self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
 
     /// Creates the stream as hosts do but for its storage, its replicas and the tap.
@@ -189,7 +197,8 @@ impl Gateway {
             .args(["--admin-listen", &self.admin.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log);
+            .stderr(log)
+            .kill_on_drop(true);
         command.env("LATTICE_GATEWAY_CLOCK_FILE", self.clock());
         if let Some(safeguard) = &self.program.safeguard_off {
             command.env("LATTICE_GATEWAY_SAFEGUARD_OFF", safeguard);
@@ -210,39 +219,22 @@ impl Gateway {
         std::fs::write(self.clock(), seconds.to_string()).unwrap();
     }
 
-    pub fn signal(&self, signal: &str) {
-        if let Some(child) = &self.child {
-            let id = child.id().to_string();
-            drop(Command::new("kill").args([&format!("-{signal}"), &id]).status());
+    /// Stops the process by SIGTERM; `false` where it does not end in time.
+    pub async fn stop(&mut self, within: Duration) -> bool {
+        let Some(mut child) = self.child.take() else {
+            return true;
+        };
+        if let Some(id) = child.id() {
+            drop(Command::new("kill").arg(id.to_string()).status().await);
         }
+        timeout(within, child.wait()).await.is_ok()
     }
 
-    /// Waits for the process to end by itself; `false` where it does not in time.
-    pub async fn ended(&mut self, within: Duration) -> bool {
-        let deadline = tokio::time::Instant::now() + within;
-        while tokio::time::Instant::now() < deadline {
-            match self.child.as_mut().map(Child::try_wait) {
-                None | Some(Ok(Some(_))) => {
-                    self.child = None;
-                    return true;
-                }
-                Some(_) => sleep(Duration::from_millis(10)).await,
-            }
-        }
-        false
-    }
-
-    pub fn kill(&mut self) {
+    /// Kills the process, and waits until it is gone.
+    pub async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
+            child.kill().await.unwrap();
         }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

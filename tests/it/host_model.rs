@@ -11,7 +11,8 @@
 
 use std::collections::BTreeMap;
 
-use data_encoding::{BASE64URL_NOPAD, HEXUPPER};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXUPPER};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A message of a stream.
@@ -20,6 +21,28 @@ pub struct Message {
     pub sequence: u64,
     pub subject: String,
     pub body: Vec<u8>,
+}
+
+/// Every message that a lattice's stream holds, in order. `ask` makes a call of `STREAM.MSG.GET` on it.
+pub async fn messages(lattice: &str, ask: impl AsyncFn(Value) -> Value) -> Vec<Message> {
+    const NO_MESSAGE_FOUND: u64 = 10037;
+    let mut messages = Vec::new();
+    let mut from = 1;
+    loop {
+        let answer = ask(json!({"seq": from, "next_by_subj": format!("lc.{lattice}.>")})).await;
+        let Some(message) = answer.get("message") else {
+            assert_eq!(answer["error"]["err_code"], NO_MESSAGE_FOUND, "{answer}");
+            return messages;
+        };
+        let sequence = message["seq"].as_u64().unwrap();
+        let body = message.get("data").and_then(Value::as_str).unwrap_or_default();
+        messages.push(Message {
+            sequence,
+            subject: message["subject"].as_str().unwrap().to_owned(),
+            body: BASE64.decode(body.as_bytes()).unwrap(),
+        });
+        from = sequence + 1;
+    }
 }
 
 /// What identifies a link for every host.

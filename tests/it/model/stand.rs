@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     harness::{Nats, TestGateway, Told, gateway::told},
-    host_model::Message,
+    host_model::{self, Message},
 };
 
 pub struct Stand {
@@ -111,24 +111,10 @@ impl Stand {
     /// The messages that the stream holds.
     pub async fn messages(&self, lattice: &str) -> Vec<Message> {
         let call = format!("$JS.API.STREAM.MSG.GET.LATTICECACHE_{lattice}");
-        let mut messages = Vec::new();
-        let mut from = 1;
-        loop {
-            let request = json!({"seq": from, "next_by_subj": format!("lc.{lattice}.>")});
-            let answer = self.request(&call, request.to_string()).await;
-            let Some(message) = answer.get("message") else {
-                assert_eq!(answer["error"]["err_code"], 10037, "{answer}");
-                return messages;
-            };
-            let sequence = message["seq"].as_u64().unwrap();
-            let body = message.get("data").and_then(Value::as_str).unwrap_or_default();
-            messages.push(Message {
-                sequence,
-                subject: message["subject"].as_str().unwrap().to_owned(),
-                body: data_encoding::BASE64.decode(body.as_bytes()).unwrap(),
-            });
-            from = sequence + 1;
-        }
+        host_model::messages(lattice, async |request| {
+            self.request(&call, request.to_string()).await
+        })
+        .await
     }
 
     /// How many messages the stream holds.
