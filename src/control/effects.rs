@@ -16,7 +16,7 @@ use super::{
     mutate::{Outcome, Written},
 };
 use crate::{
-    domain::{Entry, EntryKey, LatticeName, LinkDefinition, hash::LengthPrefixed, nkey::Nkey},
+    domain::{Entry, EntryKey, Kind, LatticeName, LinkDefinition, hash::LengthPrefixed, nkey::Nkey},
     store::{
         connection::Status,
         layout::effects::{Envelope, LinkChange, Message, link_event, link_notice, reference_event},
@@ -34,7 +34,8 @@ pub struct Effects {
     pub metrics: Metrics,
 }
 
-/// Tells others of a write, unless the lattice's settings say otherwise or something newer stands by now.
+/// Tells others of a write, unless the lattice's settings say otherwise or something newer stands by now. Not of claims:
+/// hosts tell of those when they start what the claims are of, which the gateway never does.
 pub(super) async fn announce(
     lattice: &Lattice,
     mutation: &Mutation,
@@ -45,7 +46,8 @@ pub(super) async fn announce(
     let Some(winner) = &written.winner else {
         return;
     };
-    if !lattice.settings.effects || written.superseded || written.outcome == Outcome::Validated {
+    let is_silent = !lattice.settings.effects || mutation.key.kind() == Kind::Claims;
+    if is_silent || written.superseded || written.outcome == Outcome::Validated {
         return;
     }
     let Effects { source, metrics } = &lattice.effects;
@@ -110,7 +112,6 @@ fn messages(
         (EntryKey::OciReference(url), Entry::OciReference(reference)) => {
             vec![reference_event(lattice, envelope, url, reference)]
         }
-        // Hosts tell of claims when they start what the claims are of, which the gateway never does.
         (EntryKey::Claims(_) | EntryKey::LinkDefinition(_) | EntryKey::OciReference(_), _) => Vec::new(),
     }
 }
