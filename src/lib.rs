@@ -60,8 +60,7 @@
 //!
 //! # What JetStream does, as far as this rests on it
 //!
-//! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it. Clusters before 2.12 keep
-//! ids that they refused for as long as the window lasts: there a put that lost a race may fail for two minutes.
+//! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it.
 //!
 //! * The expectation is checked *before* the id on a standalone server since 2.12, and after it on 2.10, 2.11 and in
 //!   clusters: the retry of a publish that landed is a "wrong last sequence" here and a duplicate there. Both lead to
@@ -69,6 +68,9 @@
 //! * In a cluster a publish beside one that is in flight on the subject is refused with 10164 or 10158, not 10071.
 //! * A duplicate's acknowledgement carries the sequence of the *original*, which may be overwritten by now. Ids survive
 //!   purges and deletes of messages.
+//! * Clusters before 2.12 keep an id that they refused, as if it were under way, for as long as the window lasts. A call
+//!   that lost a race goes on there under a second id: its record names it by its stamp, and its copies are fenced by
+//!   the expectation, whatever the id.
 //! * A publish while the server is stopped or the connection is stalled may land after the client has given up.
 //! * A publish with an id and an invalid `Nats-Rollup` is answered as a duplicate where the id is known and refused with
 //!   10111 where not; it is never stored. That is the probe.

@@ -5,7 +5,7 @@
 //! since only one of any number can land; it has moved → the record tells, or the probe, or nobody can. Every
 //! reason that says *not applied* is given only while no publish of the call is unknown.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::WeakShared};
@@ -154,6 +154,7 @@ impl Lattice {
             deadline,
             fresh: None,
             unknown: None,
+            refused_ids: 0,
             replaced: None,
         };
         let written = attempt.run().await?;
@@ -176,6 +177,8 @@ struct Attempt<'a> {
     deadline: Deadline,
     fresh: Option<i64>,
     unknown: Option<UnknownPublish>,
+    /// Of a cluster that keeps the ids it refused: how many of this call's it keeps.
+    refused_ids: u32,
     /// What stood when the call last published.
     replaced: Option<Arc<Entry>>,
 }
@@ -263,7 +266,7 @@ impl Attempt<'_> {
         let outgoing = Outgoing {
             stream: &self.lattice.stream,
             subject: &subject,
-            message_id: &self.mutation.intent.message_id,
+            message_id: &self.message_id(),
             expected_sequence,
             evidence: &due.evidence,
             body,
@@ -300,6 +303,9 @@ impl Attempt<'_> {
                 self.refresh().await?;
                 // In a cluster the write that is in flight may not be visible yet.
                 let moved = self.lattice.look(|contents| contents.view(&self.mutation.key))?;
+                if self.lattice.api.connection().clusters_keep_refused_ids() {
+                    self.refused_ids += 1;
+                }
                 if moved.home_sequence == expected_sequence {
                     sleep(RETRY_PAUSE.min(self.deadline.left())).await;
                 }
@@ -317,6 +323,16 @@ impl Attempt<'_> {
     }
 
     fn message(&self, due: &Publish) -> Result<(String, Bytes), ControlError> {
+    /// The call's id, or one that follows from it where that cannot be published with again. Whichever it is, what
+    /// fences a copy is the expectation, and what names the call in its record is its stamp.
+    fn message_id(&self) -> Cow<'_, str> {
+        let message_id = &self.mutation.intent.message_id;
+        match self.refused_ids {
+            0 => Cow::Borrowed(message_id),
+            count => Cow::Owned(format!("{message_id}-{count}")),
+        }
+    }
+
         let key = &self.mutation.key;
         let body = match (&self.mutation.desired, &due.current) {
             (Desired::Entry(_), _) => Some(self.mutation.body.clone()),

@@ -155,7 +155,7 @@ impl Connection {
             return Status::Connected;
         }
         match self.client.try_server_info() {
-            Some(info) if is_below_floor(&info.version) => Status::TooOld(info.version),
+            Some(info) if is_older(&info.version, &SERVER_FLOOR) => Status::TooOld(info.version),
             Some(_) => {
                 self.judged.store(connects, Ordering::Relaxed);
                 Status::Connected
@@ -163,6 +163,13 @@ impl Connection {
             // Not told yet: asked again by the next call.
             None => Status::Connected,
         }
+    }
+
+    /// Whether clusters of the connected server's version keep the id of a publish that they refused, as if it were still
+    /// under way, for as long as the window lasts: those before 2.12 do (`tests/it/facts.rs`).
+    pub fn clusters_keep_refused_ids(&self) -> bool {
+        let info = self.client.try_server_info();
+        info.is_some_and(|info| is_older(&info.version, &[2, 12]))
     }
 
     /// The version of the connected server.
@@ -410,13 +417,13 @@ fn jitter() -> f64 {
     0.5 + f64::from(byte) / 512.0
 }
 
-fn is_below_floor(version: &str) -> bool {
+fn is_older(version: &str, than: &[u64]) -> bool {
     let numbers = version
         .split(['.', '-'])
         .take(3)
         .map(|part| part.parse().unwrap_or(0))
         .collect::<Vec<u64>>();
-    numbers.as_slice() < SERVER_FLOOR.as_slice()
+    numbers.as_slice() < than
 }
 
 #[cfg(test)]
@@ -425,6 +432,7 @@ mod tests {
 
     #[test]
     fn the_floor_is_2_10_20() {
+        let is_below_floor = |version| is_older(version, &SERVER_FLOOR);
         assert!(is_below_floor("2.9.25"));
         assert!(is_below_floor("2.10.19"));
         assert!(!is_below_floor("2.10.20"));

@@ -51,7 +51,7 @@ pub enum Published {
 pub enum Refused {
     /// Something else was written to the subject.
     Overtaken,
-    /// A publish with this id, or to this subject, is being worked on.
+    /// A publish with this id, or to this subject, is being worked on; or a cluster before 2.12 has refused one.
     InFlight,
     /// The stream or the account is full.
     Full,
@@ -98,8 +98,8 @@ pub async fn publish(connection: &Connection, message: Outgoing<'_>, timeout: Du
 }
 
 /// Asks whether JetStream remembers an id, without changing anything: a publish with an invalid rollup is
-/// answered as a duplicate where the id is known, and refused with 10111 where not. It is never stored and does
-/// not burn the id (measured on nats-server 2.10 to 2.15; but clusters before 2.12 do keep it).
+/// answered as a duplicate where the id is known, and refused with 10111 where not. It is never stored, nor is the id
+/// kept (measured on nats-server 2.10 to 2.15), but by clusters before 2.12, which keep what they refuse.
 pub async fn probe(
     connection: &Connection,
     stream: &str,
@@ -172,6 +172,8 @@ async fn send(
         Ok(Acknowledgement {
             seq, duplicate: true, ..
         }) if seq > 0 => Published::Duplicate(seq),
+        // So says a cluster of 2.10 of an id that is under way, or that it has refused.
+        Ok(Acknowledgement { duplicate: true, .. }) => Published::Refused(Refused::InFlight),
         Ok(Acknowledgement { seq, .. }) if seq > 0 => Published::Stored(seq),
         // Whoever answered, it was not JetStream.
         Ok(_) | Err(_) => Published::Unknown,

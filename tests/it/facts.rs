@@ -123,9 +123,10 @@ async fn a_failed_expectation_does_not_burn_the_id(stream: Stream<'_>) {
     assert_eq!(stream.put("a", "first").await, Stored(1));
     let refused = Refused(WRONG_LAST_SEQUENCE);
     assert_eq!(stream.put_over(999, "a", "id").await, refused);
-    assert_eq!(
-        stream.put_over(1, "a", "id").await,
-        stream.unless_burnt(Stored(2))
+    let answer = stream.put_over(1, "a", "id").await;
+    assert!(
+        answer == Stored(2) || stream.may_have_kept_the_id(&answer),
+        "{answer:?}"
     );
 }
 
@@ -185,7 +186,11 @@ async fn a_probe_tells_whether_an_id_is_known_and_changes_nothing(stream: Stream
     assert_eq!(stream.probe("a", "standing").await, Duplicate(2));
     assert_eq!(stream.probe("a", "unknown").await, Refused(INVALID_ROLLUP));
     assert_eq!(stream.state().await, (1, 2));
-    assert_eq!(stream.put("a", "unknown").await, stream.unless_burnt(Stored(3)));
+    let answer = stream.put("a", "unknown").await;
+    assert!(
+        answer == Stored(3) || stream.may_have_kept_the_id(&answer),
+        "{answer:?}"
+    );
 
     stream.api("STREAM.PURGE", Value::Null).await;
     assert_eq!(stream.probe("a", "standing").await, Duplicate(2));
@@ -456,12 +461,10 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Before 2.12 a leader takes an id that it has refused for one under way, until the window ends.
-    fn unless_burnt(&self, answer: Answer) -> Answer {
-        match self.version() {
-            (2, ..12) if self.is_replicated() => self.id_in_flight(),
-            _ => answer,
-        }
+    /// Before 2.12 the leader of a cluster takes an id that it has refused for one under way, until the window ends; on
+    /// 2.10 nearly always.
+    fn may_have_kept_the_id(&self, answer: &Answer) -> bool {
+        self.version() < (2, 12) && self.is_replicated() && *answer == self.id_in_flight()
     }
 
     async fn api(&self, call: &str, request: Value) -> Value {
