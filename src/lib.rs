@@ -51,7 +51,9 @@
 //!
 //! **A retry is recognised or refused, never applied twice** ([`control::decide`]): its id is on record → already
 //! applied; the record is complete since its first attempt → it never landed, go on; else JetStream is asked whether it
-//! remembers the id; else nobody can tell, and the answer is `OUTCOME_SUPERSEDED`.
+//! remembers the id; else nobody can tell, and the answer is `OUTCOME_SUPERSEDED`. Where the record ends (a host overwrote
+//! the entry, somebody purged it), a mirror that has followed the stream without a gap knows as much for as long as it
+//! has ([`store::witness`]).
 //!
 //! **An answer that publishes nothing is given only from a fresh mirror**, one that has reached the last sequence that
 //! the stream's leader told during the call. A publish may rest on a stale one: its expectation catches that.
@@ -66,11 +68,11 @@
 //!   clusters: the retry of a publish that landed is a "wrong last sequence" here and a duplicate there. Both lead to
 //!   the entry being read again.
 //! * In a cluster a publish beside one that is in flight on the subject is refused with 10164 or 10158, not 10071.
-//! * A duplicate's acknowledgement carries the sequence of the *original*, which may be overwritten by now. Ids survive
-//!   purges and deletes of messages.
 //! * Clusters before 2.12 keep an id that they refused, as if it were under way, for as long as the window lasts. A call
 //!   that lost a race goes on there under a second id: its record names it by its stamp, and its copies are fenced by
 //!   the expectation, whatever the id.
+//! * A duplicate's acknowledgement carries the sequence of the *original*, which may be overwritten by now. Ids survive
+//!   purges and deletes of messages.
 //! * A publish while the server is stopped or the connection is stalled may land after the client has given up.
 //! * A publish with an id and an invalid `Nats-Rollup` is answered as a duplicate where the id is known and refused with
 //!   10111 where not; it is never stored. That is the probe.

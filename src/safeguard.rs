@@ -12,6 +12,8 @@ pub enum Safeguard {
     RingAndHorizon,
     /// A retry whose record does not reach back to its first attempt is not applied.
     RetryRule,
+    /// What a mirror has seen tells nothing beyond a gap.
+    GaplessWitness,
     /// Where the record does not reach, JetStream is asked for the id.
     ProbeRule,
     /// What publishes nothing is answered only from a look at the leader.
@@ -28,10 +30,11 @@ pub enum Safeguard {
 
 impl Safeguard {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 9] = [
+    pub const ALL: [(&str, Self); 10] = [
         ("expectation", Self::Expectation),
         ("ring-and-horizon", Self::RingAndHorizon),
         ("retry-rule", Self::RetryRule),
+        ("gapless-witness", Self::GaplessWitness),
         ("probe-rule", Self::ProbeRule),
         ("fresh-mirror", Self::FreshMirror),
         ("etag-tag", Self::EtagTag),

@@ -11,3 +11,4 @@ pub mod feed;
 pub mod layout;
 pub mod mirror;
 pub mod publish;
+pub mod witness;

@@ -175,7 +175,7 @@ pub enum Refusal {
 /// Decides.
 pub fn decide(mutation: &Mutation, view: &View, known: Known<'_>) -> Step {
     let stamp = mutation.intent.stamp;
-    if let Some(applied) = view.past.find(stamp.id) {
+    if let Some(applied) = view.applied {
         return fresh(known, || match applied.stamp.fingerprint == stamp.fingerprint {
             true => Step::Answer(Answer::AlreadyApplied(applied)),
             false => Step::Refuse(Refusal::RequestIdReused),
@@ -188,7 +188,7 @@ pub fn decide(mutation: &Mutation, view: &View, known: Known<'_>) -> Step {
             return Step::Refresh;
         };
         let is_void = view.winner.is_none() && view.home_sequence == 0;
-        let may_be_forgotten = !is_void && !view.past.is_complete_since(before(stream_now, age));
+        let may_be_forgotten = !is_void && !view.is_complete_since(before(stream_now, age));
         if may_be_forgotten && Safeguard::ProbeRule.holds() {
             return Step::Probe;
         }

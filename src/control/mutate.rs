@@ -190,10 +190,7 @@ impl Attempt<'_> {
                 return Err(self.not_applied(ControlError::Contention));
             }
             self.lattice.writable().map_err(|error| self.not_applied(error))?;
-            let view = self
-                .lattice
-                .look(|contents| contents.view(&self.mutation.key))
-                .map_err(|error| self.not_applied(error))?;
+            let view = self.look().map_err(|error| self.not_applied(error))?;
             self.settle(&view);
             match decide::decide(self.mutation, &view, self.known()) {
                 Step::Refresh => self.refresh().await?,
@@ -215,6 +212,11 @@ impl Attempt<'_> {
         }
     }
 
+    fn look(&self) -> Result<View, ControlError> {
+        let Mutation { key, intent, .. } = self.mutation;
+        self.lattice.look(|contents| contents.view(key, intent.stamp.id))
+    }
+
     fn known(&self) -> Known<'_> {
         let retry = self.mutation.retry.filter(|_| Safeguard::RetryRule.holds());
         let since_first = retry.map(Retry::age);
@@ -234,8 +236,8 @@ impl Attempt<'_> {
         if let (Some(publish), Some(stream_now)) = (self.unknown, self.fresh) {
             let age = i64::try_from(publish.sent.elapsed().as_millis()).unwrap_or(i64::MAX);
             let has_moved = view.home_sequence != publish.expected_sequence;
-            let is_seen = view.past.find(self.mutation.intent.stamp.id).is_some();
-            if has_moved && !is_seen && view.past.is_complete_since(stream_now.saturating_sub(age)) {
+            let is_complete = view.is_complete_since(stream_now.saturating_sub(age));
+            if has_moved && view.applied.is_none() && is_complete {
                 self.unknown = None;
             }
         }
@@ -284,8 +286,8 @@ impl Attempt<'_> {
             }
             Published::Duplicate(sequence) => {
                 self.refresh().await?;
-                let view = self.lattice.look(|contents| contents.view(&self.mutation.key))?;
-                match view.past.find(self.mutation.intent.stamp.id) {
+                let view = self.look()?;
+                match view.applied {
                     Some(_) => Ok(None),
                     // It was removed since.
                     None => Ok(Some(already_applied(sequence, &self.mutation.key, &view))),
@@ -301,12 +303,11 @@ impl Attempt<'_> {
             }
             Published::Refused(Refused::Overtaken | Refused::InFlight) => {
                 self.refresh().await?;
-                // In a cluster the write that is in flight may not be visible yet.
-                let moved = self.lattice.look(|contents| contents.view(&self.mutation.key))?;
                 if self.lattice.api.connection().clusters_keep_refused_ids() {
                     self.refused_ids += 1;
                 }
-                if moved.home_sequence == expected_sequence {
+                // In a cluster the write that is in flight may not be visible yet.
+                if self.look()?.home_sequence == expected_sequence {
                     sleep(RETRY_PAUSE.min(self.deadline.left())).await;
                 }
                 Ok(None)
@@ -322,7 +323,6 @@ impl Attempt<'_> {
         }
     }
 
-    fn message(&self, due: &Publish) -> Result<(String, Bytes), ControlError> {
     /// The call's id, or one that follows from it where that cannot be published with again. Whichever it is, what
     /// fences a copy is the expectation, and what names the call in its record is its stamp.
     fn message_id(&self) -> Cow<'_, str> {
@@ -333,6 +333,7 @@ impl Attempt<'_> {
         }
     }
 
+    fn message(&self, due: &Publish) -> Result<(String, Bytes), ControlError> {
         let key = &self.mutation.key;
         let body = match (&self.mutation.desired, &due.current) {
             (Desired::Entry(_), _) => Some(self.mutation.body.clone()),

@@ -261,8 +261,9 @@ impl Control {
         deadline: Deadline,
     ) -> Result<Standing, ControlError> {
         let lattice = self.open_at(grant, consistency, deadline).await?;
-        let view = lattice.look(|contents| contents.view(key))?;
-        view.standing().ok_or_else(|| ControlError::NotFound {
+        let winner = lattice.look(|contents| contents.winner(key))?;
+        let standing = winner.and_then(|winner| winner.standing());
+        standing.ok_or_else(|| ControlError::NotFound {
             entry: key.to_string(),
         })
     }

@@ -68,9 +68,7 @@ impl Past {
 
     /// Whether a call first attempted at `unix_millis` (stream time) would be on record if it had been applied.
     pub fn is_complete_since(&self, unix_millis: i64) -> bool {
-        const CLOCK_MARGIN_MILLIS: i64 = 2_000;
-        self.horizon
-            .is_none_or(|horizon| horizon.saturating_add(CLOCK_MARGIN_MILLIS) <= unix_millis)
+        self.horizon.is_none_or(|horizon| is_behind(horizon, unix_millis))
     }
 
     /// Adds a call. Over the bound, made ids go first, since no client retries them; a client's id that goes
@@ -98,6 +96,12 @@ impl Past {
         self.horizon = self.horizon.max(Some(unix_millis));
         self
     }
+}
+
+/// Whether a horizon lies so far before a moment (both Unix milliseconds) that the clocks of servers make no difference.
+pub(super) fn is_behind(horizon: i64, unix_millis: i64) -> bool {
+    const CLOCK_MARGIN_MILLIS: i64 = 2_000;
+    horizon.saturating_add(CLOCK_MARGIN_MILLIS) <= unix_millis
 }
 
 /// What one message of the gateway carries.

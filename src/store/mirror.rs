@@ -15,8 +15,9 @@ use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    evidence::{Evidence, Past},
+    evidence::{Applied, Evidence, Past, is_behind},
     layout::{Decoded, cache_stream},
+    witness::Witness,
 };
 use crate::{
     domain::{Entry, EntryKey, Epoch, Etag, Kind, Revision, revision::Tag},
@@ -108,7 +109,7 @@ impl Slot {
     }
 }
 
-/// One entry, as it stands at a position of the stream.
+/// One entry, as it stands at a position of the stream, for one call.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The mirror's position when it was looked at.
@@ -119,6 +120,10 @@ pub struct View {
     pub home_sequence: u64,
     /// The calls on record.
     pub past: Past,
+    /// Where the call was applied before, by the record or by what this mirror has seen.
+    pub applied: Option<Applied>,
+    /// Since when (stream time, Unix milliseconds) the mirror has seen every call, whatever the record says.
+    pub witnessed_since: Option<i64>,
 }
 
 /// The message that wins the fold of an entry.
@@ -149,7 +154,17 @@ impl View {
             winner: None,
             home_sequence: 0,
             past: Past::default(),
+            applied: None,
+            witnessed_since: None,
         }
+    }
+
+    /// Whether the call, if it was applied since `unix_millis` (stream time), is known to have been.
+    pub fn is_complete_since(&self, unix_millis: i64) -> bool {
+        let is_witnessed = self
+            .witnessed_since
+            .is_some_and(|since| is_behind(since, unix_millis));
+        is_witnessed || self.past.is_complete_since(unix_millis)
     }
 
     /// The entry, where it stands.
@@ -234,6 +249,7 @@ pub struct Contents {
     malformed: BTreeMap<u64, Malformed>,
     /// Entries with more than one carrier.
     crowded: BTreeSet<Arc<EntryKey>>,
+    witness: Witness,
 }
 
 impl Contents {
@@ -246,6 +262,7 @@ impl Contents {
             held: HashMap::new(),
             malformed: BTreeMap::new(),
             crowded: BTreeSet::new(),
+            witness: Witness::default(),
         }
     }
 
@@ -254,6 +271,11 @@ impl Contents {
         self.position = self.position.max(delivery.sequence);
         let tokens: Arc<str> = delivery.tokens.into();
         let evidence = delivery.evidence.and_then(Evidence::decode);
+        self.witness.see(
+            delivery.sequence,
+            delivery.unix_millis(),
+            evidence.as_ref().map(|evidence| evidence.own),
+        );
         let (key, entry, is_tombstone, is_plain) = match cache_stream::decode(delivery.tokens, delivery.body)
         {
             Decoded::Put { key, entry, is_plain } => (key, Arc::new(entry), false, is_plain),
@@ -392,8 +414,8 @@ impl Contents {
         u64::try_from(self.held.len()).unwrap_or(u64::MAX)
     }
 
-    /// Looks at one entry.
-    pub fn view(&self, key: &EntryKey) -> View {
+    /// Looks at one entry, for the call of this id.
+    pub fn view(&self, key: &EntryKey, id: [u8; 8]) -> View {
         let slot = self.entries.get(key);
         let home = slot.and_then(Slot::home).map(|home| home.sequence);
         // What is on the home and is no carrier of the entry: malformed, or another entry's. It has to be replaced, and
@@ -403,15 +425,25 @@ impl Contents {
             None => cache_stream::home(key).and_then(|tokens| self.held.get(&*tokens)),
         };
         let past = slot.map(Slot::past).unwrap_or_default();
-        View {
+        let past = match squatter {
+            Some(held) => past.forgotten_until(held.unix_millis),
+            None => past,
+        };
+        let view = View {
             position: self.position(),
             winner: slot.and_then(Slot::winner).map(|carrier| self.won(carrier)),
             home_sequence: home.or_else(|| squatter.map(|held| held.sequence)).unwrap_or(0),
-            past: match squatter {
-                _ if !Safeguard::RingAndHorizon.holds() => Past::default(),
-                Some(held) => past.forgotten_until(held.unix_millis),
-                None => past,
-            },
+            applied: past.find(id).or_else(|| self.witness.find(id)),
+            witnessed_since: self.witness.complete_since(self.position),
+            past,
+        };
+        if Safeguard::RingAndHorizon.holds() {
+            return view;
+        }
+        View {
+            past: Past::default(),
+            applied: None,
+            ..view
         }
     }
 
@@ -488,10 +520,13 @@ impl Contents {
             .collect()
     }
 
-    /// Takes over the kept evidence of an earlier look at the same incarnation.
+    /// Takes over the kept evidence of an earlier look at the same incarnation, and what was seen.
     fn inherit(&mut self, earlier: &Self) {
         if earlier.epoch != self.epoch || earlier.position > self.position {
             return;
+        }
+        if self.is_same_life(earlier) {
+            self.witness.go_on_from(&earlier.witness);
         }
         for (key, old) in &earlier.entries {
             let Some(slot) = self.entries.get_mut(key) else {
@@ -503,6 +538,17 @@ impl Contents {
                 slot.kept = past.or_else(|| old.kept.clone());
             }
         }
+    }
+
+    /// Whether a message stands that stood then. A memory stream whose servers all restarted begins anew with the same
+    /// creation time, hence the same epoch.
+    fn is_same_life(&self, earlier: &Self) -> bool {
+        self.held.iter().any(|(tokens, held)| {
+            let before = earlier.held.get(tokens);
+            before.is_some_and(|before| {
+                (before.sequence, before.unix_millis) == (held.sequence, held.unix_millis)
+            })
+        })
     }
 
     fn at(&self, sequence: u64) -> Revision {

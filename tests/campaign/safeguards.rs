@@ -18,7 +18,7 @@ fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) 
     const LOST_SERVERS: &[Fault] = &[Fault::DropAnswers, Fault::KillGateway, Fault::KillAll];
     match safeguard {
         Safeguard::Expectation | Safeguard::FreshMirror => (&[Topology::R1File], BROKEN_WIRES),
-        Safeguard::RingAndHorizon | Safeguard::RetryRule => {
+        Safeguard::RingAndHorizon | Safeguard::RetryRule | Safeguard::GaplessWitness => {
             (&[Topology::R1File, Topology::R3File], LOST_SERVERS)
         }
         Safeguard::ProbeRule => (&[Topology::R1File], LOST_SERVERS),

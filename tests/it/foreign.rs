@@ -619,6 +619,25 @@ async fn a_put_mends_what_no_host_can_use_on_its_home() {
     let result = scene.put(scene.request("repaired")).await.unwrap();
     assert_eq!(told_of(&result), (Outcome::Applied, false, 2));
     assert_eq!(scene.value().await.as_deref(), Some("repaired"));
+#[tokio::test]
+async fn a_retry_goes_on_over_a_hosts_write_where_the_gateway_has_seen_all_since_its_first_attempt() {
+    let scene = Scene::begin().await;
+    scene.put(scene.request("gateway")).await.unwrap();
+    // Time itself is under test: the clocks' margin is 2 s.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let first_attempt = Instant::now();
+    scene.host_puts(&scene.home(), "host").await;
+    let retry = || scene.named("late", "request-late", Some(first_attempt.elapsed()));
+
+    let newcomer = TestGateway::at(&scene.nats.url()).await;
+    let told = put(&newcomer, retry()).await.unwrap_err();
+    assert_eq!(told.reason, ErrorReason::OutcomeSuperseded);
+
+    let result = scene.put(retry()).await.unwrap();
+    assert_eq!(told_of(&result), (Outcome::Applied, false, 3));
+    assert_eq!(scene.value().await.as_deref(), Some("late"));
+}
+
     assert_eq!(describe(&scene.gateway, "default").await.malformed_count, 0);
 }
 

@@ -74,6 +74,8 @@ fn view(entry: Option<Arc<Entry>>, past: Past) -> View {
             is_tombstone: false,
             is_plain: true,
         }),
+        applied: past.find(put("").intent.stamp.id),
+        witnessed_since: None,
         past,
     }
 }

@@ -1,0 +1,193 @@
+//! The calls that a mirror has itself seen applied.
+//!
+//! The record that travels with an entry ([`evidence`](super::evidence)) ends where a host overwrote the entry, where
+//! somebody purged it, or where it is full. Whoever follows the stream without a gap knows more: a call that is not
+//! among the sequences of its run was not applied during the run, whatever became of the entry since. This is what
+//! one process knows; it is bounded and never written down.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::evidence::{Applied, Stamp};
+use crate::safeguard::Safeguard;
+
+/// Calls kept at most: about a megabyte.
+const CALLS_MAX: usize = 16_384;
+
+/// What was seen of one incarnation of a stream.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// The last sequence that was seen.
+    position: u64,
+    /// Since when no sequence is missing; `None` before the first.
+    run: Option<Run>,
+    calls: HashMap<[u8; 8], Applied>,
+    /// Their ids, oldest first.
+    order: VecDeque<[u8; 8]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first_sequence: u64,
+    /// Calls applied at or before this stream time (Unix milliseconds) may not have been seen.
+    since: i64,
+}
+
+impl Witness {
+    /// Sees a message; in the order of the sequences.
+    pub fn see(&mut self, sequence: u64, unix_millis: i64, own: Option<Stamp>) {
+        if sequence <= self.position {
+            return;
+        }
+        let is_gapless = sequence == self.position + 1 || !Safeguard::GaplessWitness.holds();
+        if self.run.is_none() || !is_gapless {
+            self.run = Some(Run {
+                first_sequence: sequence,
+                since: unix_millis,
+            });
+        }
+        self.position = sequence;
+        if let Some(stamp) = own.filter(|stamp| !stamp.generated) {
+            self.keep(Applied {
+                stamp,
+                sequence,
+                unix_millis,
+            });
+        }
+    }
+
+    fn keep(&mut self, applied: Applied) {
+        let id = applied.stamp.id;
+        if self.calls.insert(id, applied).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > CALLS_MAX
+            && let Some(oldest) = self.order.pop_front()
+            && let Some(forgotten) = self.calls.remove(&oldest)
+            && let Some(run) = &mut self.run
+        {
+            run.since = run.since.max(forgotten.unix_millis);
+        }
+    }
+
+    /// Goes on with what an earlier look at the same incarnation saw, where nothing is missing in between.
+    pub fn go_on_from(&mut self, earlier: &Self) {
+        let Some((run, before)) = self.run.zip(earlier.run) else {
+            return;
+        };
+        if run.first_sequence > earlier.position + 1 {
+            return;
+        }
+        let mut joined = Self {
+            position: earlier.position,
+            run: Some(before),
+            ..Self::default()
+        };
+        for seen in [earlier, &*self] {
+            for applied in seen.order.iter().filter_map(|id| seen.calls.get(id)) {
+                joined.keep(*applied);
+            }
+        }
+        joined.position = self.position.max(earlier.position);
+        *self = joined;
+    }
+
+    /// Finds a call by its id.
+    pub fn find(&self, id: [u8; 8]) -> Option<Applied> {
+        self.calls.get(&id).copied()
+    }
+
+    /// Since when (stream time, Unix milliseconds) every call was seen that was applied up to this sequence.
+    pub fn complete_since(&self, up_to: u64) -> Option<i64> {
+        self.run.filter(|_| self.position >= up_to).map(|run| run.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: i64 = 1_000;
+
+    fn call(name: u8) -> Stamp {
+        Stamp {
+            id: [name; 8],
+            fingerprint: [0; 8],
+            generated: false,
+        }
+    }
+
+    /// What saw these sequences, each a call of that name at so many milliseconds.
+    fn witness(sequences: impl IntoIterator<Item = u8>) -> Witness {
+        let mut witness = Witness::default();
+        for sequence in sequences {
+            witness.see(sequence.into(), at(sequence), Some(call(sequence)));
+        }
+        witness
+    }
+
+    fn at(sequence: u8) -> i64 {
+        OLD * i64::from(sequence)
+    }
+
+    fn found(witness: &Witness) -> Vec<u8> {
+        (0..=u8::MAX)
+            .filter(|name| witness.find([*name; 8]).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn a_run_begins_behind_its_last_gap() {
+        assert_eq!(witness([]).complete_since(0), None);
+        assert_eq!(witness([5, 6, 7]).complete_since(7), Some(at(5)));
+        assert_eq!(witness([5, 6, 8, 9]).complete_since(9), Some(at(8)));
+    }
+
+    #[test]
+    fn nothing_is_told_beyond_what_was_seen() {
+        let witness = witness([5, 6]);
+        assert_eq!(
+            witness.complete_since(7),
+            None,
+            "7 was removed before it was delivered"
+        );
+    }
+
+    #[test]
+    fn a_new_look_goes_on_with_an_earlier_one_that_it_joins() {
+        let earlier = witness([5, 6, 7]);
+        for (later, since, calls) in [
+            (witness([3, 7, 8, 9]), at(5), vec![3, 5, 6, 7, 8, 9]),
+            (witness([8, 9]), at(5), vec![5, 6, 7, 8, 9]),
+            (witness([9, 10]), at(9), vec![9, 10]),
+            (witness([]), 0, vec![]),
+        ] {
+            let mut joined = later;
+            joined.go_on_from(&earlier);
+            assert_eq!(found(&joined), calls);
+            let last = calls.last().copied().unwrap_or_default();
+            assert_eq!(joined.complete_since(last.into()).unwrap_or_default(), since);
+        }
+    }
+
+    #[test]
+    fn made_ids_are_not_kept_and_what_is_forgotten_ends_the_run() {
+        let mut witness = Witness::default();
+        let count = u64::try_from(CALLS_MAX).unwrap();
+        for sequence in 1..=count + 2 {
+            let stamp = Stamp {
+                id: sequence.to_be_bytes(),
+                generated: sequence == 1,
+                ..call(0)
+            };
+            witness.see(sequence, i64::try_from(sequence).unwrap() * 10, Some(stamp));
+        }
+        let last = count + 2;
+        assert!(
+            witness.find(1_u64.to_be_bytes()).is_none(),
+            "no client retries it"
+        );
+        assert!(witness.find(2_u64.to_be_bytes()).is_none(), "the oldest");
+        assert!(witness.find(3_u64.to_be_bytes()).is_some());
+        assert_eq!(witness.complete_since(last), Some(20));
+    }
+}
