@@ -14,7 +14,7 @@ use crate::{
     store::{
         api::JetStream,
         feed::{Feed, Inspection},
-        mirror::{Contents, Mirror},
+        mirror::{Contents, Mirror, Told},
     },
 };
 
@@ -179,16 +179,20 @@ impl Lattice {
                 self.mirror().exchanged_since(exchanges).await;
             }
             self.catch_up(last).await;
+            let messages = info.state.messages;
+            self.feed.notice_removals(Told { last, messages }).await
         };
-        match deadline.bound(caught_up).await {
-            Some(()) => Ok(Fresh {
-                unix_millis: info.unix_millis().ok_or_else(|| ControlError::Internal {
-                    detail: "the NATS server tells no time".to_owned(),
-                })?,
-                last,
-            }),
-            None => Err(ControlError::ReadTimedOut),
-        }
+        deadline
+            .bound(caught_up)
+            .await
+            .ok_or(ControlError::ReadTimedOut)?
+            .map_err(|error| ControlError::of_api(error, self.name.as_str()))?;
+        Ok(Fresh {
+            unix_millis: info.unix_millis().ok_or_else(|| ControlError::Internal {
+                detail: "the NATS server tells no time".to_owned(),
+            })?,
+            last,
+        })
     }
 
     /// Waits until the mirror has reached `last`, which the leader told. Where the last messages were removed the

@@ -23,7 +23,7 @@ use super::{
     drift::{self, Drift},
     evidence,
     layout::cache_stream,
-    mirror::{Contents, Delivery, Mirror},
+    mirror::{Contents, Delivery, Mirror, Told},
 };
 use crate::domain::{LatticeName, Revision};
 
@@ -70,9 +70,8 @@ pub struct FeedConfig {
 /// A handle on the two tasks; they end when `stop` is cancelled or the stream is gone.
 #[derive(Debug)]
 pub struct Feed {
-    mirror: Arc<Mirror>,
+    worker: Worker,
     inspection: watch::Receiver<Inspection>,
-    wake: Arc<Notify>,
 }
 
 impl Feed {
@@ -86,8 +85,6 @@ impl Feed {
         impl Future<Output = ()> + Send + use<>,
         impl Future<Output = ()> + Send + use<>,
     ) {
-        let mirror = Arc::new(Mirror::new());
-        let wake = Arc::new(Notify::new());
         let want = cache_stream::stream_config(&config.lattice, "memory");
         let (sender, inspection) = watch::channel(Inspection {
             exists: true,
@@ -102,24 +99,20 @@ impl Feed {
             subject_prefix: cache_stream::subject_prefix(&config.lattice),
             want,
             config,
-            mirror: Arc::clone(&mirror),
-            wake: Arc::clone(&wake),
+            mirror: Arc::new(Mirror::new()),
+            wake: Arc::default(),
+            listing: Arc::default(),
             inspection: Arc::new(sender),
             ended,
         };
         let feed = worker.clone().feed();
-        let inspector = worker.inspect_for_ever();
-        let handle = Self {
-            mirror,
-            inspection,
-            wake,
-        };
-        (handle, feed, inspector)
+        let inspector = worker.clone().inspect_for_ever();
+        (Self { worker, inspection }, feed, inspector)
     }
 
     /// What the stream holds.
     pub fn mirror(&self) -> &Mirror {
-        &self.mirror
+        &self.worker.mirror
     }
 
     /// What the leader last told.
@@ -139,21 +132,35 @@ impl Feed {
 
     /// Has the stream read anew, since the leader told something that the mirror cannot have seen.
     pub fn reread(&self) {
-        self.wake.notify_one();
+        self.worker.wake.notify_one();
+    }
+
+    /// Takes out of the mirror what somebody has removed, where more is held than the leader told that there is.
+    pub async fn notice_removals(&self, told: Told) -> Result<(), ApiError> {
+        let holds_too_much = || self.mirror().read(|contents| contents.holds_more_than(told)) == Some(true);
+        if holds_too_much() {
+            let _listing = self.worker.listing.lock().await;
+            while holds_too_much() {
+                self.worker.take_out_what_is_gone().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes out of the mirror what this gateway removed from the stream.
     pub fn removed(&self, tokens: &str, sequence: u64) {
-        self.mirror.change(|contents| contents.remove(tokens, sequence));
+        self.worker
+            .mirror
+            .change(|contents| contents.remove(tokens, sequence));
     }
 
     /// Notes that the stream holds nothing that is not in the mirror, up to this revision.
     pub fn caught_up(&self, revision: Revision) {
-        self.mirror.change(|contents| contents.reached(revision));
+        self.worker.mirror.change(|contents| contents.reached(revision));
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Worker {
     config: FeedConfig,
     stream: String,
@@ -161,6 +168,8 @@ struct Worker {
     want: serde_json::Value,
     mirror: Arc<Mirror>,
     wake: Arc<Notify>,
+    /// Held while the stream's subjects are listed for a call: the others that noticed the same wait.
+    listing: Arc<tokio::sync::Mutex<()>>,
     inspection: Arc<watch::Sender<Inspection>>,
     ended: CancellationToken,
 }
@@ -347,7 +356,9 @@ impl Worker {
         {
             // Under load the numbers differ without anything being gone, and a long list takes its time.
             let began = Instant::now();
-            self.take_out_what_is_gone().await;
+            if let Err(error) = self.take_out_what_is_gone().await {
+                debug!(stream = %self.stream, %error, "the stream's subjects cannot be listed");
+            }
             *listing_due = began + (Instant::now() - began) * LISTING_SHARE;
         }
     }
@@ -370,9 +381,9 @@ impl Worker {
     }
 
     /// Consumers are not told of purges and deletions; the list of subjects tells.
-    async fn take_out_what_is_gone(&self) {
-        let Ok(Some((subjects, last_sequence))) = self.config.api.stream_subjects(&self.stream).await else {
-            return;
+    async fn take_out_what_is_gone(&self) -> Result<(), ApiError> {
+        let Some((subjects, last_sequence)) = self.config.api.stream_subjects(&self.stream).await? else {
+            return Ok(());
         };
         let is_held = |tokens: &str| subjects.contains(&format!("{}{tokens}", self.subject_prefix));
         let gone = self
@@ -380,7 +391,7 @@ impl Worker {
             .read(|contents| contents.missing(last_sequence, is_held))
             .unwrap_or_default();
         if gone.is_empty() {
-            return;
+            return Ok(());
         }
         info!(stream = %self.stream, messages = gone.len(), "messages were removed from the stream");
         self.mirror.change(|contents| {
@@ -388,6 +399,7 @@ impl Worker {
                 contents.remove(tokens, *sequence);
             }
         });
+        Ok(())
     }
 }
 

@@ -225,6 +225,15 @@ pub struct Stale {
     pub is_home: bool,
 }
 
+/// What a stream's leader told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The last sequence.
+    pub last: Revision,
+    /// How many messages there are.
+    pub messages: u64,
+}
+
 /// What is on a subject.
 #[derive(Debug)]
 struct Held {
@@ -412,6 +421,21 @@ impl Contents {
     /// Messages held.
     pub fn messages(&self) -> u64 {
         u64::try_from(self.held.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether messages are held, at or below the last sequence that the leader told, that it no longer has. What came
+    /// since may have overwritten others: then a few that were removed may go unnoticed, and never all.
+    pub fn holds_more_than(&self, told: Told) -> bool {
+        let newer = self.position.saturating_sub(told.last.sequence);
+        if self.epoch != told.last.epoch || self.messages() <= told.messages {
+            return false;
+        }
+        let is_surplus_old = || {
+            let old = |held: &&Held| held.sequence <= told.last.sequence;
+            let count = self.held.values().filter(old).count();
+            u64::try_from(count).is_ok_and(|count| count > told.messages)
+        };
+        self.messages() > told.messages + newer || is_surplus_old()
     }
 
     /// Looks at one entry, for the call of this id.

@@ -270,9 +270,7 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
                 ..op.clone()
             });
             let is_told = match op.outcome {
-                Outcome::Refused | Outcome::Unchanged | Outcome::Read(_) => {
-                    lost.is_none() && !history.is_blind(op)
-                }
+                Outcome::Refused | Outcome::Unchanged | Outcome::Read(_) => lost.is_none(),
                 _ => true,
             };
             lost.into_iter().chain(is_told.then(|| op.clone()))

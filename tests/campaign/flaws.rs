@@ -139,7 +139,6 @@ fn history(ops: Vec<Op>, standing: Option<(OpId, u64)>) -> History {
         faults: Vec::new(),
         ops,
         stored: Vec::new(),
-        blind: Vec::new(),
         standing: vec![vec![standing]],
         folded: vec![standing.map(|(op, _)| op)],
     }

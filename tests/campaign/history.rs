@@ -90,8 +90,6 @@ pub struct History {
     pub faults: Vec<String>,
     pub ops: Vec<Op>,
     pub stored: Vec<Stored>,
-    /// From when to when what a purge removed may still be shown: gateways notice it within 5 s.
-    pub blind: Vec<(u64, u64)>,
     /// What stands in the end, by key, as each gateway tells it.
     pub standing: Vec<Vec<Option<(OpId, u64)>>>,
     /// The same as the hosts' loader folds the stream.
@@ -99,17 +97,6 @@ pub struct History {
 }
 
 impl History {
-    /// Whether an answer was a look at what a purge may just have removed.
-    pub fn is_blind(&self, op: &Op) -> bool {
-        matches!(
-            op.outcome,
-            Outcome::Read(_) | Outcome::Refused | Outcome::Unchanged
-        ) && self
-            .blind
-            .iter()
-            .any(|(from, to)| op.began <= *to && *from <= op.ended)
-    }
-
     /// Whether an earlier attempt may have been applied to a stream that was lost before the last one was answered: with
     /// the stream went every trace of it.
     pub fn may_be_lost(&self, op: &Op) -> bool {

@@ -133,7 +133,6 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
         faults: happened,
         ops: load.ops(),
         stored,
-        blind: load.blind.lock().clone(),
         standing,
         folded: held_by_hosts,
     };
@@ -155,10 +154,6 @@ async fn break_things(plan: &Plan<'_>, world: &mut World, load: &Workload, rng: 
         fault.happen(world, rng).await;
         if fault.loses_the_stream(world) {
             load.lost(began);
-        }
-        if fault == Fault::PurgeStream {
-            const NOTICED_WITHIN: u64 = 5_000_000;
-            load.blind.lock().push((began, load.now() + NOTICED_WITHIN));
         }
         happened.push(format!("{fault:?}"));
     }

@@ -51,7 +51,6 @@ pub struct Workload {
     seed: u64,
     ops: Mutex<Vec<Op>>,
     etags: Mutex<Etags>,
-    pub blind: Mutex<Vec<(u64, u64)>>,
 }
 
 /// The etags that clients have seen, and whose write each names.
@@ -104,7 +103,6 @@ impl Workload {
             seed,
             ops: Mutex::default(),
             etags: Mutex::default(),
-            blind: Mutex::default(),
         })
     }
 

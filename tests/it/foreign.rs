@@ -435,6 +435,34 @@ async fn removals_are_noticed(nats: Nats) {
     assert_eq!(scene.value_at_hand().await.as_deref(), Some("once more"));
 }
 
+#[tokio::test]
+async fn a_fully_consistent_read_and_a_write_see_a_removal_at_once() {
+    let scene = Scene::begin().await;
+    for number in 0..20 {
+        let put = scene.put(scene.request("value")).await.unwrap();
+        let (call, request) = match number % 2 {
+            0 => ("STREAM.PURGE.LATTICECACHE_default", json!({})),
+            _ => (
+                "STREAM.MSG.DELETE.LATTICECACHE_default",
+                json!({"seq": sequence_of(&put)}),
+            ),
+        };
+        succeed(&scene.nats, call, request).await;
+        match number % 4 {
+            0 | 1 => assert_eq!(scene.value().await, None, "{call}"),
+            2 => assert_eq!(
+                scene.delete().await.unwrap_err().reason,
+                ErrorReason::EntryNotFound
+            ),
+            _ => {
+                let mut create = scene.request("anew");
+                create.precondition = Some(Precondition::MustNotExist(true));
+                assert_eq!(scene.put(create).await.unwrap().outcome(), Outcome::Applied);
+            }
+        }
+    }
+}
+
 async fn succeed(nats: &Nats, call: &str, request: Value) {
     let answer = nats.api(call, request).await;
     assert_eq!(answer["success"], true, "{answer}");
@@ -592,6 +620,25 @@ async fn a_retry_goes_on_over_a_hosts_link_while_the_home_still_holds_the_whole_
 }
 
 #[tokio::test]
+async fn a_retry_goes_on_over_a_hosts_write_where_the_gateway_has_seen_all_since_its_first_attempt() {
+    let scene = Scene::begin().await;
+    scene.put(scene.request("gateway")).await.unwrap();
+    // Time itself is under test: the clocks' margin is 2 s.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let first_attempt = Instant::now();
+    scene.host_puts(&scene.home(), "host").await;
+    let retry = || scene.named("late", "request-late", Some(first_attempt.elapsed()));
+
+    let newcomer = TestGateway::at(&scene.nats.url()).await;
+    let told = put(&newcomer, retry()).await.unwrap_err();
+    assert_eq!(told.reason, ErrorReason::OutcomeSuperseded);
+
+    let result = scene.put(retry()).await.unwrap();
+    assert_eq!(told_of(&result), (Outcome::Applied, false, 3));
+    assert_eq!(scene.value().await.as_deref(), Some("late"));
+}
+
+#[tokio::test]
 async fn a_retry_whose_record_a_host_has_cost_is_told_by_jetstream_until_that_forgets() {
     let mut scene = Scene::on_files().await;
     scene.put(scene.named("old", "request-old", None)).await.unwrap();
@@ -619,25 +666,6 @@ async fn a_put_mends_what_no_host_can_use_on_its_home() {
     let result = scene.put(scene.request("repaired")).await.unwrap();
     assert_eq!(told_of(&result), (Outcome::Applied, false, 2));
     assert_eq!(scene.value().await.as_deref(), Some("repaired"));
-#[tokio::test]
-async fn a_retry_goes_on_over_a_hosts_write_where_the_gateway_has_seen_all_since_its_first_attempt() {
-    let scene = Scene::begin().await;
-    scene.put(scene.request("gateway")).await.unwrap();
-    // Time itself is under test: the clocks' margin is 2 s.
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
-    let first_attempt = Instant::now();
-    scene.host_puts(&scene.home(), "host").await;
-    let retry = || scene.named("late", "request-late", Some(first_attempt.elapsed()));
-
-    let newcomer = TestGateway::at(&scene.nats.url()).await;
-    let told = put(&newcomer, retry()).await.unwrap_err();
-    assert_eq!(told.reason, ErrorReason::OutcomeSuperseded);
-
-    let result = scene.put(retry()).await.unwrap();
-    assert_eq!(told_of(&result), (Outcome::Applied, false, 3));
-    assert_eq!(scene.value().await.as_deref(), Some("late"));
-}
-
     assert_eq!(describe(&scene.gateway, "default").await.malformed_count, 0);
 }
 
