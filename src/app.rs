@@ -9,6 +9,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::{
+    auth::authenticate::Authenticator,
     config::Config,
     control::{
         Clock, Control, ControlError, Lattices, effects::Effects, lattices::LatticesConfig,
@@ -16,6 +17,7 @@ use crate::{
     },
     domain::{claims_token, identifier, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
+    reload::Reloader,
     rpc::{self, Gateway, ServerInfo, convert, layers, server},
     store::{
         api::JetStream,
@@ -101,8 +103,11 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
             default_deadline: config.calls.default_deadline,
         }),
     };
+    let authenticator = Arc::new(Authenticator::new(Arc::clone(&config.callers)));
     let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
     let admission = layers::Admission {
+        authenticator: Arc::clone(&authenticator),
+        clock: Clock,
         in_flight: Arc::clone(&in_flight),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
@@ -115,6 +120,17 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(admission, layers::call));
 
+    if let Some(file) = config.file.clone() {
+        let reloader = Reloader {
+            file,
+            authenticator,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(reloader.watch(config.clone())),
+        );
+    }
     let readiness = Readiness {
         connections: [requests.clone(), deliveries.clone()],
         draining: drain.clone(),

@@ -3,14 +3,18 @@
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::{self, Running},
-    config::{self, Config, ConfigError},
+    auth::VerbName,
+    config::{self, Config},
     control::lattices::Storage,
     dev::{DevServer, NatsServer},
+    domain::LatticeName,
     telemetry::{self, LogFormat},
 };
 
@@ -33,6 +37,26 @@ enum Action {
         /// The file.
         file: PathBuf,
     },
+    /// Tells whether a caller may do something, and why.
+    Explain(Explain),
+    /// Makes a static token for a caller: gives it, and the hash that the configuration wants.
+    Token,
+}
+
+#[derive(Debug, clap::Args)]
+struct Explain {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// The caller, as the configuration names it.
+    #[arg(long)]
+    caller: String,
+    /// On which lattice.
+    #[arg(long)]
+    lattice: String,
+    /// What: read, values:read, links:write and so on.
+    #[arg(long)]
+    verb: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,7 +117,7 @@ impl Command {
     /// Runs until it is done or told to stop.
     pub fn run(self) -> ExitCode {
         match self.action {
-            Action::CheckConfig { file } => match read_config(&file) {
+            Action::CheckConfig { file } => match Config::read(&file) {
                 Ok(_) => {
                     say(&format!("{} is fine", file.display()));
                     ExitCode::SUCCESS
@@ -102,13 +126,15 @@ impl Command {
             },
             Action::Serve(serve) => serve.run(),
             Action::Dev(dev) => dev.run(),
+            Action::Explain(explain) => explain.run(),
+            Action::Token => token(),
         }
     }
 }
 
 impl Serve {
     fn run(self) -> ExitCode {
-        let mut config = match read_config(&self.config) {
+        let mut config = match Config::read(&self.config) {
             Ok(config) => config,
             Err(error) => return fail(&error.to_string(), EX_USAGE),
         };
@@ -130,6 +156,47 @@ impl Serve {
             }
         })
     }
+}
+
+impl Explain {
+    /// 0 where it may be done, 1 where not.
+    fn run(self) -> ExitCode {
+        let config = match Config::read(&self.config) {
+            Ok(config) => config,
+            Err(error) => return fail(&error.to_string(), EX_USAGE),
+        };
+        let lattice = match LatticeName::parse(&self.lattice) {
+            Ok(lattice) => lattice,
+            Err(invalid) => return fail(&format!("--lattice: {invalid}"), EX_USAGE),
+        };
+        let Some(verb) = VerbName::parse(&self.verb) else {
+            let known = VerbName::ALL.map(VerbName::as_str).join(", ");
+            return fail(
+                &format!("--verb: {:?} is no verb; there are {known}", self.verb),
+                EX_USAGE,
+            );
+        };
+        let access = config.callers.by_name(&self.caller);
+        let explanation = config.policy.explain(access.map(AsRef::as_ref), &lattice, verb);
+        say(&explanation.to_string());
+        match explanation.is_allowed() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// 256 bits, as base64url behind a prefix by which scanners for secrets can know it.
+fn token() -> ExitCode {
+    const PREFIX: &str = "lgw_";
+    let mut secret = [0; 32];
+    if let Err(error) = getrandom::fill(&mut secret) {
+        return fail(&format!("no random bytes: {error}"), 1);
+    }
+    let token = format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&secret));
+    let sha256 = HEXLOWER.encode(&Sha256::digest(&token));
+    say(&format!("token:        {token}\ntoken_sha256: {sha256}"));
+    ExitCode::SUCCESS
 }
 
 impl Dev {
@@ -192,12 +259,6 @@ fn ready_line(running: &Running, nats: &str) -> String {
 fn not_loopback(config: &Config) -> Option<String> {
     config::loopback_only("listen", config.listen)
         .or_else(|| config::loopback_only("admin_listen", config.admin_listen))
-}
-
-fn read_config(file: &std::path::Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", file.display())]))?;
-    Config::parse(&text, config::environment())
 }
 
 fn in_runtime(run: impl Future<Output = ExitCode>) -> ExitCode {

@@ -3,12 +3,15 @@
 //! The only module that reads the environment. `LATTICE_GATEWAY_<SECTION>_<KEY>` overrides the file's `[section] key`
 //! for the sections `server`, `nats` and `log`.
 
+mod callers;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
+use self::callers::{RawCaller, RawCallers};
 use crate::{
-    auth::Policy,
+    auth::{Policy, callers::Callers},
     control::lattices::{LatticeSettings, Layout, Settings, Storage},
     domain::{
         LatticeName,
@@ -37,8 +40,14 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// Where NATS is.
     pub nats: NatsConfig,
-    /// Who may do what.
+    /// Which lattices are served.
     pub policy: Policy,
+    /// Who may do what.
+    pub callers: Arc<Callers>,
+    /// Where it was read from; none of `dev`.
+    pub file: Option<PathBuf>,
+    /// The file that holds the callers, where they have one of their own.
+    pub callers_file: Option<PathBuf>,
     /// What is configured for lattices.
     pub lattices: Settings,
     /// Lattices that are provisioned at start.
@@ -96,6 +105,8 @@ struct RawConfig {
     nats: RawNats,
     log: RawLog,
     lattices: BTreeMap<String, RawLattice>,
+    callers_file: Option<PathBuf>,
+    callers: BTreeMap<String, RawCaller>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,6 +211,16 @@ impl Default for RawLog {
 }
 
 impl Config {
+    /// What `serve` runs with: this file, overridden by the process's environment.
+    pub fn read(file: &std::path::Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| ConfigError(vec![format!("cannot read {}: {error}", file.display())]))?;
+        Ok(Self {
+            file: Some(file.to_owned()),
+            ..Self::parse(&text, environment())?
+        })
+    }
+
     /// What `serve` runs with: the text of `gateway.toml`, overridden by `environment`.
     pub fn parse(
         text: &str,
@@ -210,13 +231,17 @@ impl Config {
             .parse()
             .map_err(|error: toml::de::Error| one(error.to_string()))?;
         overlay(&mut table, environment)?;
-        let raw = RawConfig::deserialize(table).map_err(|error| one(error.to_string()))?;
+        let mut raw = RawConfig::deserialize(table).map_err(|error| one(error.to_string()))?;
         let mut mistakes = Vec::new();
+        let callers = callers_of(&mut raw, &mut mistakes);
         let lattices = lattice_settings(&raw.lattices, &mut mistakes);
         if raw.lattices.is_empty() {
             mistakes.push("lattices: none is configured; add a table such as [lattices.default]".to_owned());
         }
-        let config = Self::assemble(&raw, lattices, &mut mistakes);
+        let config = Self {
+            callers: Arc::new(callers),
+            ..Self::assemble(&raw, lattices, &mut mistakes)
+        };
         match mistakes.is_empty() {
             true => Ok(config),
             false => Err(ConfigError(mistakes)),
@@ -236,7 +261,7 @@ impl Config {
         };
         let lattices = Settings(vec![("*".to_owned(), Arc::new(everything))]);
         Self {
-            policy: Policy::everything(),
+            policy: Policy::serving(["*"]),
             create_on_write,
             ..Self::assemble(&raw, lattices, &mut Vec::new())
         }
@@ -289,7 +314,10 @@ impl Config {
                 credentials_file: raw.nats.credentials_file.clone(),
                 domain: raw.nats.domain.clone(),
             },
-            policy: Policy::configured(&raw.lattices.keys().map(String::as_str).collect::<Vec<_>>()),
+            policy: Policy::serving(raw.lattices.keys().map(String::as_str)),
+            callers: Arc::new(Callers::anybody()),
+            file: None,
+            callers_file: raw.callers_file.clone(),
             provision_at_start: provisioned(&raw.lattices, mistakes),
             lattices,
             create_on_write: None,
@@ -389,6 +417,22 @@ fn scalar(text: String) -> toml::Value {
     }
 }
 
+/// Takes the callers out, from the file that holds them.
+fn callers_of(raw: &mut RawConfig, mistakes: &mut Vec<String>) -> Callers {
+    let mut callers = std::mem::take(&mut raw.callers);
+    if let Some(file) = &raw.callers_file {
+        let read = std::fs::read_to_string(file)
+            .map_err(|error| error.to_string())
+            .and_then(|text| toml::from_str::<RawCallers>(&text).map_err(|error| error.to_string()));
+        match read {
+            Ok(read) if callers.is_empty() => callers = read.into_callers(),
+            Ok(_) => mistakes.push("callers: are both here and in callers_file; keep one of them".to_owned()),
+            Err(error) => mistakes.push(format!("callers_file: {}: {error}", file.display())),
+        }
+    }
+    callers::callers(callers, &[], mistakes)
+}
+
 fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<String>) -> Settings {
     let mut settings = Vec::new();
     for (name, lattice) in raw {
@@ -450,7 +494,13 @@ fn provisioned(
 mod tests {
     use super::*;
 
-    const MINIMAL: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\n";
+    const MINIMAL: &str = r#"
+        [lattices.default]
+        trusted_issuers = ["*"]
+        [callers.ci]
+        token_sha256 = ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
+        grants = [{ lattices = ["default"], verbs = ["read"] }]
+    "#;
 
     fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let environment = environment

@@ -113,6 +113,7 @@ pub mod control;
 pub mod dev;
 pub mod domain;
 pub mod proto;
+pub mod reload;
 pub mod rpc;
 pub mod safeguard;
 pub mod store;

@@ -24,7 +24,7 @@ use self::{
     status::Failure,
 };
 use crate::{
-    auth::{Caller, Grant, Policy, Verb},
+    auth::{Caller, Grant, Policy, Read, Verb, authenticate::Authenticated},
     control::{
         Control, ControlError, Deadline,
         operations::{ListQuery, Page},
@@ -79,7 +79,7 @@ pub struct Call {
     /// Names the call in logs and in internal errors.
     pub id: String,
     /// Who.
-    pub caller: Caller,
+    pub authenticated: Authenticated,
     /// When it came.
     pub arrived: Instant,
     /// Until when.
@@ -88,10 +88,17 @@ pub struct Call {
     pub previous_attempts: u32,
 }
 
+impl Call {
+    /// Who.
+    pub fn caller(&self) -> &Caller {
+        self.authenticated.access.caller()
+    }
+}
+
 impl Gateway {
     fn grant<V: Verb>(&self, call: &Call, lattice: &LatticeName) -> Result<Grant<V>, ControlError> {
         self.policy
-            .grant(&call.caller, lattice)
+            .grant(&call.authenticated.access, lattice)
             .map_err(ControlError::Denied)
     }
 }
@@ -118,29 +125,30 @@ impl Gateway {
         call: &Call,
         asked: GetQuery,
         mut violations: Violations,
-    ) -> Result<(EntryKey, Standing), Failure> {
+    ) -> Result<(Grant<Read>, EntryKey, Standing), Failure> {
         let lattice = convert::lattice(&asked.lattice, &mut violations);
         let consistency = convert::consistency(asked.consistency, &mut violations);
         let (lattice, key, consistency) = finish(three(lattice, asked.key, consistency), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let grant = self.grant::<Read>(call, &lattice)?;
         let standing = self.control.get(&grant, &key, consistency, call.deadline).await?;
-        Ok((key, standing))
+        Ok((grant, key, standing))
     }
 
-    async fn list_entries(&self, call: &Call, asked: PageQuery) -> Result<Page, Failure> {
+    async fn list_entries(&self, call: &Call, asked: PageQuery) -> Result<(Grant<Read>, Page), Failure> {
         let mut violations = Violations::new();
         let lattice = convert::lattice(&asked.lattice, &mut violations);
         let page_size = convert::page_size(asked.page_size, &mut violations);
         let consistency = convert::consistency(asked.consistency, &mut violations);
         let (lattice, page_size, consistency) = finish(three(lattice, page_size, consistency), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let grant = self.grant::<Read>(call, &lattice)?;
         let query = ListQuery {
             filter: asked.filter,
             page_size,
             page_token: asked.page_token,
             consistency,
         };
-        Ok(self.control.list(&grant, query, call.deadline).await?)
+        let page = self.control.list(&grant, query, call.deadline).await?;
+        Ok((grant, page))
     }
 }
 

@@ -3,8 +3,13 @@
 //! Log fields are the same everywhere: `rpc`, `call_id`, `caller`, `lattice`, `stream`, `sequence`. Never tokens, link
 //! values or bodies. Labels of metrics are bounded: methods and codes that are known, nothing that callers choose.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use crate::auth::authenticate::Unauthenticated;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -28,15 +33,27 @@ pub fn init(filter: &str, format: LogFormat) -> bool {
     let Ok(filter) = filter.parse::<EnvFilter>() else {
         return false;
     };
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match format {
+    let has_begun = match format {
         LogFormat::Text => registry.with(layer).try_init().is_ok(),
         LogFormat::Json => registry.with(layer.json()).try_init().is_ok(),
-    }
+    };
+    has_begun && FILTER.set(handle).is_ok()
 }
+
+/// Logs what `filter` says from now on. `false` where it does not parse or nothing is logged.
+pub fn set_filter(filter: &str) -> bool {
+    let parsed = filter.parse::<EnvFilter>();
+    parsed.is_ok_and(|filter| FILTER.get().is_some_and(|handle| handle.reload(filter).is_ok()))
+}
+
+static FILTER: OnceLock<tracing_subscriber::reload::Handle<EnvFilter, Subscribed>> = OnceLock::new();
+
+type Subscribed = tracing_subscriber::Registry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodCode {
@@ -47,6 +64,16 @@ struct MethodCode {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Method {
     method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +103,9 @@ pub struct Metrics {
     in_flight: Gauge,
     connected: Gauge,
     effects: Family<EffectLabel, Counter>,
+    unauthenticated: Family<Why, Counter>,
+    reloads: Family<Reload, Counter>,
+    reload_ok: Gauge,
 }
 
 impl Metrics {
@@ -90,6 +120,10 @@ impl Metrics {
         });
         let (in_flight, connected) = (Gauge::default(), Gauge::default());
         let effects = Family::default();
+        let unauthenticated = Family::default();
+        let reloads = Family::default();
+        let reload_ok = Gauge::default();
+        reload_ok.set(1);
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
@@ -99,6 +133,21 @@ impl Metrics {
             "Notices to providers and events, by what became of them",
             effects.clone(),
         );
+        registry.register(
+            "unauthenticated",
+            "Requests without a caller, by what was wrong with their credentials",
+            unauthenticated.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Changes of the configuration, by whether they were taken over",
+            reloads.clone(),
+        );
+        registry.register(
+            "config_is_current",
+            "1 while the gateway runs with what its configuration files say, 0 once they do not parse",
+            reload_ok.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             answered,
@@ -106,7 +155,26 @@ impl Metrics {
             in_flight,
             connected,
             effects,
+            unauthenticated,
+            reloads,
+            reload_ok,
         }
+    }
+
+    /// Counts a change of the configuration.
+    pub fn reloaded(&self, is_taken_over: bool) {
+        let result = if is_taken_over { "taken-over" } else { "refused" };
+        self.reloads.get_or_create(&Reload { result }).inc();
+        self.reload_ok.set(i64::from(is_taken_over));
+    }
+
+    /// Counts a request that has no caller.
+    pub fn unauthenticated(&self, unauthenticated: Unauthenticated) {
+        let why = match unauthenticated {
+            Unauthenticated::Missing => "missing",
+            Unauthenticated::Invalid(_) => "invalid",
+        };
+        self.unauthenticated.get_or_create(&Why { why }).inc();
     }
 
     /// A call has begun.

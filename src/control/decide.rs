@@ -43,6 +43,8 @@ pub struct Mutation {
     pub retry: Option<Retry>,
     /// What ages, of a claims token.
     pub validity: Option<Validity>,
+    /// With so many entries in the lattice the caller adds none.
+    pub entries_max: Option<u64>,
 }
 
 impl Mutation {

@@ -19,6 +19,35 @@ pub enum ControlError {
     /// Not granted, or no such lattice for the caller.
     #[error("the lattice `{}` is not granted for `{}`", .0.lattice, .0.verb)]
     Denied(Denied),
+    /// No credentials.
+    #[error(
+        "credentials are needed: send a token as `authorization: Bearer …`, or come with a client certificate"
+    )]
+    CredentialsMissing,
+    /// The credentials name no caller.
+    #[error("the credentials are not accepted")]
+    CredentialsInvalid,
+    /// The caller asks too often.
+    #[error("the caller asks more often than it may; nothing was done; try again later")]
+    RateLimited {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The caller has too many requests in flight.
+    #[error("the caller has {max} requests in flight, as many as it may; nothing was done; try again")]
+    CallerOverloaded {
+        /// How many it may have.
+        max: usize,
+    },
+    /// The lattice has as many entries as the caller may fill it with.
+    #[error(
+        "the lattice has {max} entries or more, and with so many the caller adds none; nothing was written; delete some, or \
+         have the caller's `entries_per_lattice` raised"
+    )]
+    TooManyEntries {
+        /// How many it may have.
+        max: u64,
+    },
     /// The request id came before with other content.
     #[error("this request_id was used for another request on this entry; use a new one")]
     RequestIdReused,

@@ -260,6 +260,9 @@ impl Attempt<'_> {
 
     async fn publish(&mut self, due: Publish, view: &View) -> Result<Option<Written>, ControlError> {
         let (subject, body) = self.message(&due)?;
+        if due.current.is_none() {
+            self.may_add().map_err(|error| self.not_applied(error))?;
+        }
         #[cfg(feature = "campaign")]
         let due = self.tombstone_first(due, &subject).await;
         self.replaced = due.current.as_ref().map(|current| Arc::clone(&current.entry));
@@ -330,6 +333,17 @@ impl Attempt<'_> {
         match self.refused_ids {
             0 => Cow::Borrowed(message_id),
             count => Cow::Owned(format!("{message_id}-{count}")),
+        }
+    }
+
+    /// Whether the caller may add an entry to as many as there are.
+    fn may_add(&self) -> Result<(), ControlError> {
+        let Some(max) = self.mutation.entries_max else {
+            return Ok(());
+        };
+        match self.lattice.look(|contents| contents.has_standing(max))? {
+            true => Err(ControlError::TooManyEntries { max }),
+            false => Ok(()),
         }
     }
 

@@ -515,6 +515,7 @@ fn layout_of(found: &Found) -> Option<Layout> {
 struct Asked<'a> {
     caller: &'a crate::auth::Caller,
     lattice: &'a LatticeName,
+    entries_max: Option<u64>,
     method: &'static str,
     key: EntryKey,
     desired: Desired,
@@ -533,6 +534,7 @@ impl<'a> Asked<'a> {
         Self {
             caller: grant.caller(),
             lattice: grant.lattice(),
+            entries_max: grant.entries_max(),
             method,
             key,
             desired,
@@ -572,6 +574,7 @@ impl<'a> Asked<'a> {
             mode: self.terms.mode,
             retry: self.terms.retry,
             validity: self.token.map(|(validity, _)| validity),
+            entries_max: self.entries_max,
         })
     }
 

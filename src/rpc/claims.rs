@@ -146,7 +146,7 @@ impl Gateway {
             key: key.map(|key| EntryKey::Claims(key.into())),
             consistency: request.consistency,
         };
-        let (key, standing) = self.get_entry(call, asked, violations).await?;
+        let (_grant, key, standing) = self.get_entry(call, asked, violations).await?;
         Ok(GetClaimsResponse {
             claims: convert::standing_as(&key, &standing, convert::claims),
         })
@@ -164,7 +164,7 @@ impl Gateway {
             page_size: request.page_size,
             page_token: request.page_token,
         };
-        let page = self.list_entries(call, asked).await?;
+        let (_grant, page) = self.list_entries(call, asked).await?;
         Ok(ListClaimsResponse {
             claims: page
                 .entries

@@ -1,11 +1,12 @@
 //! Requests into commands, entries into resources. Every violation of a request is collected before it is refused.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use pbjson_types::Timestamp;
 
 use super::Call;
 use crate::{
+    auth::{Grant, Verb},
     control::{
         decide::{Mode, Precondition, Retry},
         mutate::{Outcome, Written},
@@ -308,12 +309,21 @@ pub(super) fn claims(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Optio
     })
 }
 
+/// How a caller is shown links: the values, which may hold secrets, only to who may read them.
+pub(super) fn link_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::LinkDefinition> {
+    match grant.reads_values() {
+        true => link_definition,
+        false => |key, entry, output| {
+            Some(proto::LinkDefinition {
+                values: BTreeMap::new(),
+                ..link_definition(key, entry, output)?
+            })
+        },
+    }
+}
+
 /// Writes a link; `None` where the entry is of another kind.
-pub(super) fn link_definition(
-    key: &EntryKey,
-    entry: &Entry,
-    output: OutputOnly,
-) -> Option<proto::LinkDefinition> {
+fn link_definition(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Option<proto::LinkDefinition> {
     let (EntryKey::LinkDefinition(id), Entry::LinkDefinition(link)) = (key, entry) else {
         return None;
     };

@@ -79,7 +79,7 @@ impl LatticeService for Gateway {
                 .server_version()
                 .unwrap_or_default(),
             server_time: Some(convert::timestamp(i128::try_from(now).unwrap_or(i128::MAX))),
-            caller: call.caller.as_str().to_owned(),
+            caller: call.caller().as_str().to_owned(),
         }))
     }
 }

@@ -1,6 +1,12 @@
-//! What wraps every call: who calls, until when, one span, one count, and a bound on how many there are.
+//! What wraps every call: who calls, until when, one span, one count, and bounds on how many there are.
+//!
+//! The one place before every service where a request gets its caller. Only health is answered without.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     extract::{Request, State},
@@ -8,18 +14,35 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use tokio::{sync::Semaphore, time::Instant};
+use http::HeaderMap;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
 use super::{Call, status};
-use crate::{auth::Caller, control::Deadline, telemetry::Metrics};
+use crate::{
+    auth::{
+        Access, Caller,
+        authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
+        limits::{InFlight, Refused},
+        peer::Peer,
+    },
+    control::{Clock, ControlError, Deadline},
+    telemetry::Metrics,
+};
 
 const HEALTH_PREFIX: &str = "/grpc.health.";
 
 /// What the layer decides by.
 #[derive(Clone, Debug)]
 pub struct Admission {
+    /// Who calls.
+    pub authenticator: Arc<Authenticator>,
+    /// The wall clock, by which credentials end.
+    pub clock: Clock,
     /// How many calls may be in flight.
     pub in_flight: Arc<Semaphore>,
     /// The deadline of a call that sends none.
@@ -37,33 +60,18 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
     let began = Instant::now();
     let method = known_method(request.uri().path());
     let is_health = request.uri().path().starts_with(HEALTH_PREFIX);
-    let call = admission.call_of(request.headers());
-    let permit = admission.in_flight.try_acquire();
+    let mut call = admission.call_of(request.headers());
+    let peer = request.extensions().get::<Arc<Peer>>().cloned();
     let response = if is_health {
         next.run(request).await
-    } else if admission.draining.is_cancelled() {
-        status::shutting_down().into_http()
-    } else if permit.is_err() {
-        status::overloaded().into_http()
     } else {
-        let span = info_span!(
-            "rpc",
-            rpc = method,
-            call_id = call.id,
-            caller = call.caller.as_str()
-        );
-        request.extensions_mut().insert(call.clone());
-        admission.metrics.started();
-        let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
-        // Operations end by themselves in time; a request whose message does not arrive is ended here.
-        let latest = call.deadline.at() + margin(admission.deadline_max);
-        let response = match tokio::time::timeout_at(latest, handled.instrument(span)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_panic)) => status::panicked(&call).into_http(),
-            Err(_late) => status::timed_out(&call).into_http(),
-        };
-        admission.metrics.ended();
-        response
+        match admission.admit(&mut call, request.headers(), peer.as_deref()) {
+            Ok(_places) => {
+                request.extensions_mut().insert(call.clone());
+                admission.handle(method, &call, next.run(request)).await
+            }
+            Err(error) => status::of(error, &call).into_http(),
+        }
     };
     let response = with_reason(response);
     let (code, time) = (code_of(&response), began.elapsed());
@@ -103,13 +111,74 @@ fn with_reason(response: Response) -> Response {
 }
 
 impl Admission {
-    fn call_of(&self, headers: &http::HeaderMap) -> Call {
+    /// Finds out who calls, and takes a place for the call; given back when what this gives is dropped.
+    fn admit(
+        &self,
+        call: &mut Call,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<(SemaphorePermit<'_>, InFlight), ControlError> {
+        if self.draining.is_cancelled() {
+            return Err(ControlError::ShuttingDown);
+        }
+        let place = self
+            .in_flight
+            .try_acquire()
+            .map_err(|_full| ControlError::Overloaded)?;
+        let now = self.clock.unix_seconds();
+        let authenticated = self.authenticator.authenticate(headers, peer, now);
+        call.authenticated = authenticated.map_err(|unauthenticated| {
+            let address = peer.map(|peer| peer.address);
+            debug!(call_id = call.id, ?address, ?unauthenticated, "no caller");
+            self.metrics.unauthenticated(unauthenticated);
+            match unauthenticated {
+                Unauthenticated::Missing => ControlError::CredentialsMissing,
+                Unauthenticated::Invalid(_) => ControlError::CredentialsInvalid,
+            }
+        })?;
+        let own_place = call.authenticated.access.load().admit();
+        Ok((
+            place,
+            own_place.map_err(|refused| match refused {
+                Refused::Rate(retry_after) => ControlError::RateLimited { retry_after },
+                Refused::InFlight(max) => ControlError::CallerOverloaded { max },
+            })?,
+        ))
+    }
+
+    /// Handles a call that was admitted.
+    async fn handle(
+        &self,
+        method: &'static str,
+        call: &Call,
+        handled: impl Future<Output = Response>,
+    ) -> Response {
+        let span = info_span!(
+            "rpc",
+            rpc = method,
+            call_id = call.id,
+            caller = call.caller().as_str()
+        );
+        self.metrics.started();
+        let handled = AssertUnwindSafe(handled).catch_unwind();
+        // Operations end by themselves in time; a request whose message does not arrive is ended here.
+        let latest = call.deadline.at() + margin(self.deadline_max);
+        let response = match tokio::time::timeout_at(latest, handled.instrument(span)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_panic)) => status::panicked(call).into_http(),
+            Err(_late) => status::of(ControlError::ReadTimedOut, call).into_http(),
+        };
+        self.metrics.ended();
+        response
+    }
+
+    fn call_of(&self, headers: &HeaderMap) -> Call {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let asked = text("grpc-timeout").and_then(parse_timeout);
         let time = asked.unwrap_or(self.default_deadline).min(self.deadline_max);
         Call {
             id: uuid::Uuid::now_v7().to_string(),
-            caller: Caller::anonymous(),
+            authenticated: nobody(),
             arrived: Instant::now(),
             deadline: Deadline::within(time.saturating_sub(margin(time))),
             previous_attempts: text("grpc-previous-rpc-attempts")
@@ -133,11 +202,21 @@ impl Call {
     pub(super) fn unknown() -> Self {
         Self {
             id: String::new(),
-            caller: Caller::anonymous(),
+            authenticated: nobody(),
             arrived: Instant::now(),
             deadline: Deadline::within(Duration::ZERO),
             previous_attempts: 0,
         }
+    }
+}
+
+/// Who calls, before that is known: may do nothing.
+fn nobody() -> Authenticated {
+    static NOBODY: LazyLock<Arc<Access>> =
+        LazyLock::new(|| Arc::new(Access::to_nothing(Caller::anonymous())));
+    Authenticated {
+        access: Arc::clone(&NOBODY),
+        credential: Credential::None,
     }
 }
 

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, GetQuery, PageQuery,
-    convert::{self, finish, raw_terms, three},
+    convert::{self, Resource, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     domain::{EntryKey, Kind, Violations},
     proto::{
         DeleteLinkDefinitionRequest, DeleteLinkDefinitionResponse, GetLinkDefinitionRequest,
-        GetLinkDefinitionResponse, ListLinkDefinitionsRequest, ListLinkDefinitionsResponse,
+        GetLinkDefinitionResponse, LinkDefinition, ListLinkDefinitionsRequest, ListLinkDefinitionsResponse,
         PutLinkDefinitionRequest, PutLinkDefinitionResponse,
         link_definition_service_server::LinkDefinitionService,
     },
@@ -26,9 +26,9 @@ impl LinkDefinitionService for Gateway {
     ) -> Result<Response<PutLinkDefinitionResponse>, Status> {
         let call = Call::of(&request);
         let put = self.put_link(&call, request.into_inner());
-        let written = put.await.map_err(|failure| failure.into_status(&call))?;
+        let (written, link) = put.await.map_err(|failure| failure.into_status(&call))?;
         Ok(Response::new(PutLinkDefinitionResponse {
-            link_definition: convert::written(&written, convert::link_definition),
+            link_definition: convert::written(&written, link),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -71,7 +71,11 @@ impl LinkDefinitionService for Gateway {
 }
 
 impl Gateway {
-    async fn put_link(&self, call: &Call, request: PutLinkDefinitionRequest) -> Result<Written, Failure> {
+    async fn put_link(
+        &self,
+        call: &Call,
+        request: PutLinkDefinitionRequest,
+    ) -> Result<(Written, Resource<LinkDefinition>), Failure> {
         let mut violations = Violations::new();
         let lattice = convert::lattice(&request.lattice, &mut violations);
         let link = convert::parse_link_definition(request.link_definition.as_ref(), &mut violations);
@@ -81,7 +85,7 @@ impl Gateway {
         let put = self
             .control
             .put_link_definition(&grant, link, terms, call.deadline);
-        Ok(put.await?)
+        Ok((put.await?, convert::link_for(&grant)))
     }
 
     async fn get_link(
@@ -101,9 +105,9 @@ impl Gateway {
             key: id.map(EntryKey::LinkDefinition),
             consistency: request.consistency,
         };
-        let (key, standing) = self.get_entry(call, asked, violations).await?;
+        let (grant, key, standing) = self.get_entry(call, asked, violations).await?;
         Ok(GetLinkDefinitionResponse {
-            link_definition: convert::standing_as(&key, &standing, convert::link_definition),
+            link_definition: convert::standing_as(&key, &standing, convert::link_for(&grant)),
         })
     }
 
@@ -120,12 +124,13 @@ impl Gateway {
             page_size: request.page_size,
             page_token: request.page_token,
         };
-        let page = self.list_entries(call, asked).await?;
+        let (grant, page) = self.list_entries(call, asked).await?;
+        let link = convert::link_for(&grant);
         Ok(ListLinkDefinitionsResponse {
             link_definitions: page
                 .entries
                 .iter()
-                .filter_map(|(key, standing)| convert::standing_as(key, standing, convert::link_definition))
+                .filter_map(|(key, standing)| convert::standing_as(key, standing, link))
                 .collect(),
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),

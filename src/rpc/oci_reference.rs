@@ -95,7 +95,7 @@ impl Gateway {
             key: url.map(|url| EntryKey::OciReference(url.into())),
             consistency: request.consistency,
         };
-        let (key, standing) = self.get_entry(call, asked, violations).await?;
+        let (_grant, key, standing) = self.get_entry(call, asked, violations).await?;
         Ok(GetOciReferenceResponse {
             oci_reference: convert::standing_as(&key, &standing, convert::oci_reference),
         })
@@ -113,7 +113,7 @@ impl Gateway {
             page_size: request.page_size,
             page_token: request.page_token,
         };
-        let page = self.list_entries(call, asked).await?;
+        let (_grant, page) = self.list_entries(call, asked).await?;
         Ok(ListOciReferencesResponse {
             oci_references: page
                 .entries

@@ -51,19 +51,9 @@ impl Failure {
     }
 }
 
-/// A failure before its call is known well enough for more.
-pub(super) fn overloaded() -> Status {
-    of_control(ControlError::Overloaded, &Call::unknown()).into_status()
-}
-
-/// A failure because the server stops.
-pub(super) fn shutting_down() -> Status {
-    of_control(ControlError::ShuttingDown, &Call::unknown()).into_status()
-}
-
-/// A failure because the request's message did not arrive in time.
-pub(super) fn timed_out(call: &Call) -> Status {
-    of_control(ControlError::ReadTimedOut, call).into_status()
+/// A failure outside of a handler.
+pub(super) fn of(error: ControlError, call: &Call) -> Status {
+    of_control(error, call).into_status()
 }
 
 /// What tonic itself refuses before a handler sees the request: given the reason that it lacks. `None` leaves its answer
@@ -196,7 +186,22 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
     match failure {
         ControlError::Denied(denied) => Told::new(Code::PermissionDenied, Reason::LatticeNotGranted, message)
             .with("lattice", denied.lattice)
-            .with("verb", denied.verb),
+            .with("verb", denied.verb.as_str()),
+        ControlError::CredentialsMissing => {
+            Told::new(Code::Unauthenticated, Reason::CredentialsMissing, message)
+        }
+        ControlError::CredentialsInvalid => {
+            Told::new(Code::Unauthenticated, Reason::CredentialsInvalid, message)
+        }
+        ControlError::RateLimited { retry_after } => {
+            quota(Reason::RateLimited, "requests a second", message).retry_after(retry_after)
+        }
+        ControlError::CallerOverloaded { .. } => {
+            quota(Reason::RateLimited, "requests in flight", message).retry_after(OVERLOAD_PAUSE)
+        }
+        ControlError::TooManyEntries { .. } => {
+            quota(Reason::QuotaExceeded, "entries in a lattice", message).retry_after(QUOTA_PAUSE)
+        }
         ControlError::RequestIdReused => Told::new(Code::InvalidArgument, Reason::RequestIdReused, message),
         ControlError::ClaimsInvalid(refused) => {
             let mut told = Told::new(Code::InvalidArgument, Reason::ClaimsInvalid, message)
@@ -238,10 +243,7 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::RevisionUnavailable => precondition(Reason::RevisionUnavailable, "revision", message),
         ControlError::BackendFull => Told::new(Code::ResourceExhausted, Reason::BackendFull, message),
         ControlError::Overloaded => {
-            let mut told = Told::new(Code::ResourceExhausted, Reason::Overloaded, message.clone())
-                .retry_after(Duration::from_millis(200));
-            told.quota = Some(QuotaViolation::new("calls in flight", message));
-            told
+            quota(Reason::Overloaded, "calls in flight", message).retry_after(OVERLOAD_PAUSE)
         }
         ControlError::BackendUnavailable { retry_after, .. } => {
             Told::new(Code::Unavailable, Reason::BackendUnavailable, message).retry_after(retry_after)
@@ -259,6 +261,17 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
             Told::new(Code::Internal, Reason::Internal, message).with("call_id", &call.id)
         }
     }
+}
+
+/// When to try again where other calls have to end first.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(200);
+/// When to try again where entries have to be deleted first.
+const QUOTA_PAUSE: Duration = Duration::from_mins(1);
+
+fn quota(reason: ErrorReason, subject: &str, message: String) -> Told {
+    let mut told = Told::new(Code::ResourceExhausted, reason, message.clone());
+    told.quota = Some(QuotaViolation::new(subject, message));
+    told
 }
 
 fn precondition(reason: ErrorReason, subject: &str, message: String) -> Told {

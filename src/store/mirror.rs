@@ -506,6 +506,13 @@ impl Contents {
             })
     }
 
+    /// Whether at least so many entries stand.
+    pub fn has_standing(&self, count: u64) -> bool {
+        let stands = |slot: &&Slot| slot.winner().is_some_and(|winner| !winner.is_tombstone);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.entries.values().filter(stands).take(count).count() == count
+    }
+
     /// The messages that no host can use, by sequence.
     pub fn malformed(&self) -> impl ExactSizeIterator<Item = &Malformed> {
         self.malformed.values()

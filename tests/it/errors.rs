@@ -22,7 +22,8 @@ use tonic::{Code, Request};
 use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
-    gateway, keys, link, put_link, told, until,
+    gateway::{self, caller},
+    keys, link, put_link, told, until,
     wire::Wire,
 };
 
@@ -36,7 +37,7 @@ enum Retry {
 }
 use Retry::{Advised, NotAdvised};
 
-const ROWS: [Row; 25] = [
+const ROWS: [Row; 29] = [
     (ErrorReason::InvalidField, Code::InvalidArgument, &[], NotAdvised),
     (
         ErrorReason::LimitExceeded,
@@ -132,11 +133,26 @@ const ROWS: [Row; 25] = [
     ),
     (ErrorReason::ReadTimedOut, Code::DeadlineExceeded, &[], NotAdvised),
     (ErrorReason::Internal, Code::Internal, &["call_id"], NotAdvised),
+    (
+        ErrorReason::CredentialsMissing,
+        Code::Unauthenticated,
+        &[],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::CredentialsInvalid,
+        Code::Unauthenticated,
+        &[],
+        NotAdvised,
+    ),
+    (ErrorReason::RateLimited, Code::ResourceExhausted, &[], Advised),
+    (ErrorReason::QuotaExceeded, Code::ResourceExhausted, &[], Advised),
 ];
 
 #[tokio::test]
 async fn every_reason_is_reached_and_says_what_the_contract_promises() {
-    let (requests, waits, refusals, full, absent, drained) = tokio::join!(
+    let (callers, requests, waits, refusals, full, absent, drained) = tokio::join!(
+        of_callers(),
         of_requests(),
         of_a_broken_wire(),
         of_a_restricted_user(),
@@ -144,7 +160,7 @@ async fn every_reason_is_reached_and_says_what_the_contract_promises() {
         without_jetstream(),
         while_draining()
     );
-    let reached = [requests, waits, refusals, full, absent, drained]
+    let reached = [callers, requests, waits, refusals, full, absent, drained]
         .into_iter()
         .flatten();
     let reached = reached
@@ -201,6 +217,22 @@ async fn put_is_refused(gateway: &TestGateway, change: impl FnOnce(&mut PutLinkD
     let mut put = put_link(link(ACTOR, PROVIDER, "value"));
     change(&mut put);
     gateway.put(put).await.unwrap_err()
+}
+
+/// What a caller is refused for, whatever is asked.
+async fn of_callers() -> Vec<Told> {
+    let nats = Nats::start().await;
+    nats.create_stream("default", Value::Null).await;
+    let limits = "limits = { requests_per_second = 1, burst = 1, entries_per_lattice = 0 }";
+    let limited = caller("limited", "limited", &["default"], "links:write");
+    let config = format!("[lattices.default]\ntrusted_issuers = [\"*\"]\n{limited}{limits}\n");
+    let mut gateway = TestGateway::serving_callers(&nats, &config).await;
+    let mut told = vec![put_is_refused(&gateway, |_| {}).await];
+    for token in ["wrong", "limited", "limited"] {
+        gateway = gateway.showing(token);
+        told.push(put_is_refused(&gateway, |_| {}).await);
+    }
+    told
 }
 
 /// What the request alone, or what stands, is refused for.

@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod callers;
 mod claims;
 mod cluster;
 mod dedup;

@@ -3,16 +3,13 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use lattice_gateway::proto::{
-    Claims, ErrorReason, ListLatticesRequest, PutClaimsRequest, put_claims_request::Source,
-};
-use prost::Message;
+use lattice_gateway::proto::{ErrorReason, ListLatticesRequest};
 use serde_json::{Value, json};
-use tonic::Code;
 
 use crate::harness::{
     Nats, TestGateway, Told,
-    api::{self, ACCOUNT, ACTOR},
+    api::{self, ACTOR},
+    gateway::caller,
     told,
 };
 
@@ -51,62 +48,166 @@ fn every_rpc_has_a_row() {
     assert_eq!(rows.collect::<BTreeSet<_>>(), methods.into_iter().collect());
 }
 
-async fn refusal(gateway: &TestGateway, method: &str, request: Vec<u8>) -> Told {
-    Told::from(gateway.call(method, request).await.unwrap_err())
+/// A lattice's name in a request, as a mistake or an attack may write it.
+const NAMES: [(&str, &str); 12] = [
+    ("own", GRANTED),
+    ("longer twin", "granted2"),
+    ("shorter twin", "grante"),
+    ("case twin", "Granted"),
+    ("another's", UNGRANTED),
+    ("unknown", UNKNOWN),
+    ("wildcard", "*"),
+    ("glob", "grant*"),
+    ("all below", ">"),
+    ("empty", ""),
+    ("percent-encoded", "grante%64"),
+    ("huge", HUGE),
+];
+const HUGE: &str = "ggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg";
+
+/// Who calls, and the verbs that they have on the lattice `granted`.
+const CALLERS: [(&str, Option<&str>); 4] = [
+    ("nobody", None),
+    ("wrong", Some("")),
+    ("reader", Some("read")),
+    (
+        "right",
+        Some("read values:read claims:write claims:write-unsigned links:write refs:write provision"),
+    ),
+];
+
+fn token_of(caller: &str) -> String {
+    format!("canary-token-of-{caller}")
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// What the call must come to: `None` where it is let through.
+fn expected(name: &str, caller: &str, verbs: Option<&str>, verb: &str) -> Option<ErrorReason> {
+    let is_granted = name == GRANTED && verbs.is_some_and(|verbs| verbs.split(' ').any(|has| has == verb));
+    match () {
+        () if caller == "nobody" => Some(ErrorReason::CredentialsMissing),
+        () if name == HUGE => Some(ErrorReason::LimitExceeded),
+        () if !is_name(name) => Some(ErrorReason::InvalidField),
+        () if is_granted => None,
+        () => Some(ErrorReason::LatticeNotGranted),
+    }
+}
+
+/// Names of the fields of an RPC's request, as the descriptors have them.
+fn fields_of(method: &str) -> Vec<String> {
+    let (service, rpc) = method.split_once('/').unwrap();
+    let files = api::files();
+    let services = files.iter().flat_map(|file| &file.service);
+    let mut methods = services
+        .filter(|of| of.name() == service)
+        .flat_map(|of| &of.method);
+    let input = methods.find(|of| of.name() == rpc).unwrap().input_type();
+    let message = input.rsplit('.').next().unwrap();
+    let mut messages = files.iter().flat_map(|file| &file.message_type);
+    let fields = &messages.find(|of| of.name() == message).unwrap().field;
+    fields.iter().map(|field| field.name().to_owned()).collect()
+}
+
+#[test]
+fn an_rpc_is_about_one_lattice_or_about_none() {
+    for (method, verb) in VERBS {
+        let fields = fields_of(method);
+        let of_tenants = fields.iter().filter(|field| field.contains("lattice"));
+        assert_eq!(
+            of_tenants.map(String::as_str).collect::<Vec<_>>(),
+            verb.map(|_| "lattice").into_iter().collect::<Vec<_>>(),
+            "{method}: a field that names a tenant needs its columns in the matrix"
+        );
+    }
 }
 
 #[tokio::test]
-async fn a_lattice_that_is_not_granted_and_one_that_is_not_there_are_refused_alike() {
+async fn the_tenant_matrix() {
     let nats = Nats::start().await;
-    for lattice in [GRANTED, UNGRANTED] {
+    let secret = json!({"call_alias": "", "name": "Canary"}).to_string();
+    for (_, lattice) in NAMES.iter().filter(|(_, name)| is_name(name) && *name != UNKNOWN) {
         nats.create_stream(lattice, Value::Null).await;
+        if *lattice != GRANTED {
+            nats.publish_raw(&format!("lc.{lattice}.claims.{ACTOR}"), secret.clone())
+                .await;
+        }
     }
-    let body = json!({"call_alias": "", "name": "Secret"});
-    nats.publish_raw(&format!("lc.{UNGRANTED}.claims.{ACTOR}"), body.to_string())
-        .await;
-    let gateway = TestGateway::serving(&nats, CONFIG).await;
+    let mut config = NAMES
+        .iter()
+        .filter(|(_, name)| is_name(name) && *name != UNKNOWN)
+        .map(|(_, name)| format!("[lattices.{name}]\ntrusted_issuers = [\"*\"]\n"))
+        .collect::<String>();
+    for (name, verbs) in CALLERS {
+        config += &match verbs {
+            None => String::new(),
+            Some("") => caller(name, &token_of(name), &["elsewhere"], "read links:write"),
+            Some(verbs) => caller(name, &token_of(name), &[GRANTED], verbs),
+        };
+    }
+    let mut gateway = TestGateway::serving_callers(&nats, &config).await;
     let tap = nats.client().await;
     let mut tapped = tap.subscribe(">").await.unwrap();
     tap.flush().await.unwrap();
 
-    for (method, verb) in VERBS {
-        let Some(verb) = verb else { continue };
-        let mut texts = BTreeSet::new();
-        for lattice in [UNGRANTED, UNKNOWN] {
-            let told = refusal(&gateway, method, api::valid_request(method, lattice)).await;
-            assert_eq!(
-                (told.code, told.reason),
-                (Code::PermissionDenied, ErrorReason::LatticeNotGranted),
-                "{method}"
-            );
-            let metadata = [("lattice", lattice), ("verb", verb)];
-            let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            assert_eq!(told.metadata, metadata.into(), "{method}");
-            assert!(told.fields.is_empty() && told.retry_after.is_none());
-            texts.insert(told.message.replace(lattice, "…"));
+    let mut told = String::new();
+    for (caller, verbs) in CALLERS {
+        if verbs.is_some() {
+            gateway = gateway.showing(&token_of(caller));
         }
-        assert_eq!(texts.len(), 1, "{method}: {texts:?}");
+        for (method, verb) in VERBS {
+            for (what, name) in NAMES {
+                let answer = gateway.call(method, api::valid_request(method, name)).await;
+                let case = format!("{method}, {what}, {caller}");
+                let Some(verb) = verb else {
+                    // About no one lattice: who is known is answered, with no name that is not granted.
+                    assert_eq!(answer.is_ok(), caller != "nobody", "{case}: {answer:?}");
+                    told += &format!("{answer:?}");
+                    continue;
+                };
+                match (expected(name, caller, verbs, verb), answer) {
+                    (None, Ok(_)) => {}
+                    (None, Err(status)) => {
+                        let expected = [ErrorReason::EntryNotFound, ErrorReason::LayoutUnsupported];
+                        assert!(expected.contains(&Told::from(status).reason), "{case}");
+                    }
+                    (Some(reason), Err(status)) => {
+                        told += &format!("{status:?}");
+                        let status = Told::from(status);
+                        assert_eq!(status.reason, reason, "{case}");
+                        if reason == ErrorReason::LatticeNotGranted {
+                            let metadata = [("lattice", name), ("verb", verb)];
+                            let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                            assert_eq!(status.metadata, metadata.into(), "{case}");
+                            assert_eq!(
+                                status.message,
+                                format!("the lattice `{name}` is not granted for `{verb}`"),
+                                "{case}: one text, whatever there is"
+                            );
+                        }
+                    }
+                    (Some(reason), Ok(_)) => panic!("{case}: was answered, and not refused with {reason:?}"),
+                }
+            }
+        }
     }
-    let unsigned = |lattice: &str| {
-        PutClaimsRequest {
-            lattice: lattice.to_owned(),
-            source: Some(Source::Claims(Claims {
-                public_key: ACTOR.into(),
-                issuer: ACCOUNT.into(),
-                name: "Unsigned".into(),
-                ..Default::default()
-            })),
-            ..Default::default()
+    let metrics = gateway.metrics().await;
+    for (what, _) in [("Canary", ()), ("canary", ())] {
+        assert!(!told.contains(what), "{what} in an answer");
+        assert!(!metrics.contains(what), "{what} in a metric");
+    }
+    for (what, name) in NAMES {
+        if is_name(name) {
+            assert!(
+                !metrics.contains(&format!("\"{name}\"")),
+                "{what}: a metric's label"
+            );
         }
-        .encode_to_vec()
-    };
-    for lattice in [GRANTED, UNGRANTED, UNKNOWN] {
-        let told = refusal(&gateway, "ClaimsService/PutClaims", unsigned(lattice)).await;
-        assert_eq!(told.reason, ErrorReason::LatticeNotGranted, "{lattice}");
-        assert_eq!(told.metadata["verb"], "claims:write-unsigned");
     }
 
-    // Nobody was even asked about those lattices.
+    // Nobody was even asked about lattices that are not granted.
     tap.publish("the.end", "".into()).await.unwrap();
     loop {
         let message = tapped.next().await.unwrap();
@@ -114,13 +215,15 @@ async fn a_lattice_that_is_not_granted_and_one_that_is_not_there_are_refused_ali
         if subject == "the.end" {
             break;
         }
-        for lattice in [UNGRANTED, UNKNOWN] {
-            assert!(!subject.contains(lattice), "{subject}");
-            let asked = String::from_utf8_lossy(&message.payload);
-            assert!(
-                subject.starts_with("_INBOX.") || !asked.contains(lattice),
-                "{subject}: {asked}"
-            );
+        let touches = |lattice: &str| {
+            let tokens = ["", "LATTICECACHE_", "KV_LATTICEDATA_"].map(|prefix| format!("{prefix}{lattice}"));
+            subject
+                .split('.')
+                .any(|token| tokens.iter().any(|of| of == token))
+        };
+        for (what, name) in NAMES {
+            let is_anothers = is_name(name) && name != GRANTED;
+            assert!(!is_anothers || !touches(name), "{what}: {subject}");
         }
     }
 }

@@ -349,12 +349,18 @@ fn hint(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::Overloaded => "nothing was applied; run the command again, or give a longer --timeout",
         ErrorReason::BackendUnavailable => "does NATS run, and does the gateway reach it?",
         ErrorReason::ShuttingDown => "run the command again, or give the --endpoint of another gateway",
+        ErrorReason::CredentialsMissing => "give --token, --token-file, or --cert and --key",
+        ErrorReason::CredentialsInvalid => {
+            "is the token complete, and is it (or its hash) in the gateway's configuration?"
+        }
+        ErrorReason::RateLimited => "nothing was applied; wait, or have the caller's limits raised",
         ErrorReason::ReadTimedOut => "give a longer --timeout, or accept an older answer",
         ErrorReason::Internal => "look for call_id {call_id} in the gateway's log",
         ErrorReason::InvalidField
         | ErrorReason::ClaimsInvalid
         | ErrorReason::EntryNotFound
         | ErrorReason::OutcomeUnknown
+        | ErrorReason::QuotaExceeded
         | ErrorReason::Unspecified => return None,
     })
 }
@@ -390,6 +396,7 @@ fn exit_of_reason(reason: ErrorReason) -> Exit {
         ErrorReason::Overloaded
         | ErrorReason::BackendUnavailable
         | ErrorReason::ShuttingDown
+        | ErrorReason::RateLimited
         | ErrorReason::ReadTimedOut => Exit::Unavailable,
         ErrorReason::OutcomeUnknown => Exit::Unknown,
         ErrorReason::InvalidField
@@ -406,6 +413,9 @@ fn exit_of_reason(reason: ErrorReason) -> Exit {
         | ErrorReason::BackendForbidden
         | ErrorReason::RevisionUnavailable
         | ErrorReason::BackendFull
+        | ErrorReason::CredentialsMissing
+        | ErrorReason::CredentialsInvalid
+        | ErrorReason::QuotaExceeded
         | ErrorReason::Internal
         | ErrorReason::Unspecified => Exit::Refused,
     }

@@ -62,12 +62,16 @@ fn class_of_reason(reason: ErrorReason) -> Class {
         | ErrorReason::JetstreamDisabled
         | ErrorReason::BackendForbidden
         | ErrorReason::RevisionUnavailable
+        | ErrorReason::CredentialsMissing
+        | ErrorReason::CredentialsInvalid
+        | ErrorReason::QuotaExceeded
         | ErrorReason::BackendFull => Class::Refused,
         ErrorReason::Internal => Class::Fault,
         ErrorReason::Contention
         | ErrorReason::Overloaded
         | ErrorReason::BackendUnavailable
         | ErrorReason::ShuttingDown
+        | ErrorReason::RateLimited
         | ErrorReason::ReadTimedOut => Class::NotApplied,
         ErrorReason::OutcomeUnknown | ErrorReason::Unspecified => Class::Doubtful,
     }

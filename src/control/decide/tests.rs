@@ -47,6 +47,7 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         mode: Mode::Live,
         retry: None,
         validity: None,
+        entries_max: None,
     }
 }
 

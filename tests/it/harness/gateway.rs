@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use data_encoding::HEXLOWER;
 use lattice_gateway::{
     app::{self, Running},
     config::Config,
@@ -13,9 +14,12 @@ use lattice_gateway::{
         oci_reference_service_client::OciReferenceServiceClient,
     },
 };
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{
     Code, IntoRequest, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
@@ -26,7 +30,34 @@ use super::{Nats, raw::AsItIs};
 pub struct TestGateway {
     pub running: Running,
     pub channel: Channel,
+    bearer: Bearer,
 }
+
+/// A channel that shows credentials.
+pub type Wire = InterceptedService<Channel, Bearer>;
+
+/// What a client shows with every call.
+#[derive(Clone, Debug, Default)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    /// A token.
+    pub fn token(token: &str) -> Self {
+        Self(Some(format!("Bearer {token}").parse().unwrap()))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The token of the caller `tests`.
+pub const TOKEN: &str = "the-token-of-the-tests";
 
 impl TestGateway {
     /// As `dev` serves on its own server: the first write creates a lattice's stream.
@@ -44,11 +75,31 @@ impl TestGateway {
         Self::with(Config::dev(url.to_owned(), None)).await
     }
 
-    /// As `serve` serves with this text in its configuration.
+    /// As `serve` serves with this text in its configuration, to a caller who may do all but put unsigned claims.
     pub async fn serving(nats: &Nats, text: &str) -> Self {
+        let verbs = "read values:read claims:write links:write refs:write provision";
+        let caller = caller("tests", TOKEN, &["*"], verbs);
+        let served = Self::serving_callers(nats, &format!("{text}\n{caller}")).await;
+        served.showing(TOKEN)
+    }
+
+    /// As `serve` serves with this text in its configuration, callers included; to nobody yet.
+    pub async fn serving_callers(nats: &Nats, text: &str) -> Self {
         let mut config = Config::parse(text, std::iter::empty()).unwrap();
         config.nats.servers = nats.url();
         Self::with(config).await
+    }
+
+    /// With a token that every client of it shows from now on.
+    #[must_use]
+    pub fn showing(mut self, token: &str) -> Self {
+        self.bearer = Bearer::token(token);
+        self
+    }
+
+    /// The channel, with the credentials.
+    pub fn wire(&self) -> Wire {
+        InterceptedService::new(self.channel.clone(), self.bearer.clone())
     }
 
     /// With any configuration, on free ports.
@@ -62,29 +113,33 @@ impl TestGateway {
             .connect()
             .await
             .unwrap();
-        Self { running, channel }
+        Self {
+            running,
+            channel,
+            bearer: Bearer::default(),
+        }
     }
 
-    pub fn links(&self) -> LinkDefinitionServiceClient<Channel> {
-        LinkDefinitionServiceClient::new(self.channel.clone())
+    pub fn links(&self) -> LinkDefinitionServiceClient<Wire> {
+        LinkDefinitionServiceClient::new(self.wire())
     }
 
-    pub fn claims(&self) -> ClaimsServiceClient<Channel> {
-        ClaimsServiceClient::new(self.channel.clone())
+    pub fn claims(&self) -> ClaimsServiceClient<Wire> {
+        ClaimsServiceClient::new(self.wire())
     }
 
-    pub fn references(&self) -> OciReferenceServiceClient<Channel> {
-        OciReferenceServiceClient::new(self.channel.clone())
+    pub fn references(&self) -> OciReferenceServiceClient<Wire> {
+        OciReferenceServiceClient::new(self.wire())
     }
 
-    pub fn lattices(&self) -> LatticeServiceClient<Channel> {
-        LatticeServiceClient::new(self.channel.clone())
+    pub fn lattices(&self) -> LatticeServiceClient<Wire> {
+        LatticeServiceClient::new(self.wire())
     }
 
     /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire.
     pub async fn call(&self, method: &str, message: impl IntoRequest<Vec<u8>>) -> Result<Vec<u8>, Status> {
         let path = format!("/lattice.control.v1.{method}").parse().unwrap();
-        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        let mut client = tonic::client::Grpc::new(self.wire());
         client.ready().await.unwrap();
         let answer = client.unary(message.into_request(), path, AsItIs).await?;
         Ok(answer.into_inner())
@@ -99,6 +154,15 @@ impl TestGateway {
     pub async fn put(&self, request: PutLinkDefinitionRequest) -> Result<PutLinkDefinitionResponse, Told> {
         told(self.links().put_link_definition(request).await)
     }
+}
+
+/// A caller of the configuration: a token, and these verbs on these lattices.
+pub fn caller(name: &str, token: &str, lattices: &[&str], verbs: &str) -> String {
+    let sha256 = HEXLOWER.encode(&Sha256::digest(token));
+    let verbs = verbs.split(' ').collect::<Vec<_>>();
+    format!(
+        "[callers.{name}]\ntoken_sha256 = [\"{sha256}\"]\ngrants = [{{ lattices = {lattices:?}, verbs = {verbs:?} }}]\n"
+    )
 }
 
 /// The answer, or what the error tells.

@@ -1,0 +1,179 @@
+//! From what a request shows to a caller of the configuration: once a request, before anything else looks at it.
+//!
+//! A request that carries a token is judged by the token alone; else the connection's client certificate counts; else
+//! the caller is anonymous, whom only `dev` lets in. What was wrong with credentials is logged and never told: an answer
+//! must not help to guess.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use data_encoding::HEXLOWER;
+use http::{HeaderMap, header::AUTHORIZATION};
+use sha2::{Digest, Sha256};
+
+use super::{access::Access, callers::Callers, peer::Peer};
+
+/// Knows callers by their credentials.
+#[derive(Debug)]
+pub struct Authenticator {
+    callers: ArcSwap<Callers>,
+}
+
+/// Who calls, and by what it was told.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    /// What the caller may do.
+    pub access: Arc<Access>,
+    /// What was shown.
+    pub credential: Credential,
+}
+
+/// A credential that was shown, named without what it is: for records of who did what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// None.
+    None,
+    /// A static token, by its SHA-256.
+    Token([u8; 32]),
+    /// A client certificate, by its SHA-256.
+    Certificate([u8; 32]),
+}
+
+impl Credential {
+    /// The kind, and the first 16 hexadecimal digits of the hash: `token:1f2e…`.
+    pub fn shown(&self) -> String {
+        let (kind, hash) = match self {
+            Self::None => return "none".to_owned(),
+            Self::Token(hash) => ("token", hash),
+            Self::Certificate(hash) => ("certificate", hash),
+        };
+        let mut text = format!("{kind}:{}", HEXLOWER.encode(hash));
+        text.truncate(kind.len() + 1 + 16);
+        text
+    }
+}
+
+/// Why a request has no caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// It shows nothing.
+    Missing,
+    /// What it shows names no caller; the reason is for the log.
+    Invalid(&'static str),
+}
+
+impl Authenticator {
+    /// Knows these callers.
+    pub fn new(callers: Arc<Callers>) -> Self {
+        Self {
+            callers: ArcSwap::new(callers),
+        }
+    }
+
+    /// Knows these callers from now on; what each has under way goes on to count.
+    pub fn replace(&self, callers: Arc<Callers>) {
+        callers.go_on_from(&self.callers.load());
+        self.callers.store(callers);
+    }
+
+    /// The callers.
+    pub fn callers(&self) -> Arc<Callers> {
+        self.callers.load_full()
+    }
+
+    /// Finds out who calls.
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        now_unix_seconds: i64,
+    ) -> Result<Authenticated, Unauthenticated> {
+        let mut tokens = headers.get_all(AUTHORIZATION).iter();
+        match (tokens.next(), tokens.next()) {
+            (Some(value), None) => self.by_bearer(value.as_bytes()),
+            (Some(_), Some(_)) => Err(Unauthenticated::Invalid("two authorization headers")),
+            (None, _) => self.by_connection(peer, now_unix_seconds),
+        }
+    }
+
+    fn by_bearer(&self, value: &[u8]) -> Result<Authenticated, Unauthenticated> {
+        let token = bearer(value).ok_or(Unauthenticated::Invalid("not a bearer token"))?;
+        let sha256 = Sha256::digest(token).into();
+        match self.callers.load().by_token(&sha256) {
+            Some(access) => Ok(Authenticated {
+                access: Arc::clone(access),
+                credential: Credential::Token(sha256),
+            }),
+            None => Err(Unauthenticated::Invalid("an unknown token")),
+        }
+    }
+
+    fn by_connection(
+        &self,
+        peer: Option<&Peer>,
+        now_unix_seconds: i64,
+    ) -> Result<Authenticated, Unauthenticated> {
+        let callers = self.callers.load();
+        let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) else {
+            let access = callers.anonymous().ok_or(Unauthenticated::Missing)?;
+            return Ok(Authenticated {
+                access: Arc::clone(access),
+                credential: Credential::None,
+            });
+        };
+        // It was verified when the connection began, which may be long ago.
+        if certificate.not_after_unix_seconds < now_unix_seconds {
+            return Err(Unauthenticated::Invalid("the client certificate has ended"));
+        }
+        match callers.by_certificate(&certificate.names) {
+            Some(access) => Ok(Authenticated {
+                access: Arc::clone(access),
+                credential: Credential::Certificate(certificate.sha256),
+            }),
+            None => Err(Unauthenticated::Invalid(
+                "no one caller has the certificate's names",
+            )),
+        }
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750, 2.1; the scheme in any case, RFC 9110, 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"Bearer ";
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    let is_token = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    (scheme.eq_ignore_ascii_case(SCHEME) && is_token).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_one_graphic_text_behind_its_scheme() {
+        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"bEARER abc"), Some(&b"abc"[..]));
+        for hostile in [
+            &b""[..],
+            b"Bearer",
+            b"Bearer ",
+            b"Bearer  abc",
+            b"Bearer a b",
+            b"Basic abc",
+            b"abc",
+            b"Bearer \xff",
+        ] {
+            assert_eq!(bearer(hostile), None, "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_shown_by_the_beginning_of_its_hash() {
+        assert_eq!(Credential::None.shown(), "none");
+        assert_eq!(Credential::Token([0xab; 32]).shown(), "token:abababababababab");
+        assert_eq!(
+            Credential::Certificate([1; 32]).shown(),
+            "certificate:0101010101010101"
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Takes over, while the gateway runs, what may change without a restart: callers, their grants and limits, and what is
+//! logged. Everything else of the configuration waits for the next start.
+//!
+//! The files are looked at every [`INTERVAL`], by their content, so that it does not matter how they are replaced (an
+//! editor, a rename, the symbolic links of a mounted volume), and on SIGHUP. What does not parse changes nothing: the
+//! last good configuration is kept, and logs and metrics tell.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tracing::{error, info};
+
+use crate::{
+    auth::authenticate::Authenticator,
+    config::{Config, ConfigError},
+    telemetry::{self, Metrics},
+};
+
+/// How often the files are looked at.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Watches the files of a configuration.
+#[derive(Debug)]
+pub struct Reloader {
+    /// The configuration's file.
+    pub file: PathBuf,
+    /// Who knows the callers.
+    pub authenticator: Arc<Authenticator>,
+    /// The counts.
+    pub metrics: Metrics,
+}
+
+impl Reloader {
+    /// Watches for ever. `running` is what the gateway runs with.
+    pub async fn watch(self, running: Config) {
+        let mut watched = self.watched(&running);
+        let mut filter = running.log.filter;
+        let mut seen = fingerprint(&watched);
+        let mut hangups = signal(SignalKind::hangup()).ok();
+        loop {
+            let hangup = async {
+                match &mut hangups {
+                    Some(hangups) => hangups.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_asked = tokio::select! {
+                _ = hangup => true,
+                () = sleep(INTERVAL) => false,
+            };
+            let now = fingerprint(&watched);
+            if now == seen && !is_asked {
+                continue;
+            }
+            seen = now;
+            match Config::read(&self.file) {
+                Ok(config) => {
+                    watched = self.watched(&config);
+                    seen = fingerprint(&watched);
+                    filter = self.take_over(config, &filter);
+                }
+                Err(ConfigError(mistakes)) => {
+                    self.metrics.reloaded(false);
+                    for mistake in mistakes {
+                        error!(
+                            mistake,
+                            "the configuration is not taken over; the last good one is kept"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn watched(&self, config: &Config) -> Vec<PathBuf> {
+        let own = std::iter::once(self.file.clone());
+        own.chain(config.callers_file.clone()).collect()
+    }
+
+    /// Gives what is logged from now on.
+    fn take_over(&self, config: Config, filter: &str) -> String {
+        let callers = config.callers.iter().len();
+        self.authenticator.replace(config.callers);
+        if config.log.filter != filter && !telemetry::set_filter(&config.log.filter) {
+            error!(filter = config.log.filter, "log.filter is not taken over");
+        }
+        self.metrics.reloaded(true);
+        info!(callers, "the configuration was taken over");
+        config.log.filter
+    }
+}
+
+/// Of what the files hold; a file that cannot be read counts as another content.
+fn fingerprint(files: &[PathBuf]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for file in files {
+        match std::fs::read(file) {
+            Ok(content) => hash.update(Sha256::digest(content)),
+            Err(error) => hash.update(error.to_string()),
+        }
+    }
+    hash.finalize().into()
+}
