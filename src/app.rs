@@ -9,6 +9,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::{
+    audit::Audit,
     auth::authenticate::Authenticator,
     config::Config,
     control::{
@@ -39,6 +40,9 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
+    /// Attempts to change something cannot be recorded.
+    #[error("{0}")]
+    Audit(String),
     /// NATS cannot be used.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -103,11 +107,13 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
             default_deadline: config.calls.default_deadline,
         }),
     };
+    let audit = audit(&config, &metrics)?;
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&config.callers)));
     let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
     let admission = layers::Admission {
         authenticator: Arc::clone(&authenticator),
         clock: Clock,
+        audit,
         in_flight: Arc::clone(&in_flight),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
@@ -121,15 +127,14 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         .layer(axum::middleware::from_fn_with_state(admission, layers::call));
 
     if let Some(file) = config.file.clone() {
+        let metrics = metrics.clone();
         let reloader = Reloader {
             file,
             authenticator,
-            metrics: metrics.clone(),
+            metrics,
         };
-        tasks.spawn(
-            stop.clone()
-                .run_until_cancelled_owned(reloader.watch(config.clone())),
-        );
+        let watch = reloader.watch(config.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(watch));
     }
     let readiness = Readiness {
         connections: [requests.clone(), deliveries.clone()],
@@ -216,6 +221,14 @@ fn limits() -> Limits {
         message_bytes_max: number(rpc::MESSAGE_BYTES_MAX),
         page_size_max: number(convert::PAGE_SIZE_MAX),
     }
+}
+
+fn audit(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Audit>>, RunError> {
+    let opened = config
+        .audit
+        .clone()
+        .map(|audit| Audit::open(audit, metrics.clone()));
+    Ok(opened.transpose().map_err(RunError::Audit)?.map(Arc::new))
 }
 
 async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, RunError> {

@@ -1,7 +1,7 @@
 //! Settings: from a file and the environment into a checked [`Config`], with every mistake told at once.
 //!
 //! The only module that reads the environment. `LATTICE_GATEWAY_<SECTION>_<KEY>` overrides the file's `[section] key`
-//! for the sections `server`, `nats` and `log`.
+//! for the sections `server`, `nats`, `log` and `audit`.
 
 mod callers;
 
@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use self::callers::{RawCaller, RawCallers};
 use crate::{
+    audit::{AuditConfig, Destination, OnFailure},
     auth::{Policy, callers::Callers},
     control::lattices::{LatticeSettings, Layout, Settings, Storage},
     domain::{
@@ -56,6 +57,8 @@ pub struct Config {
     pub create_on_write: Option<Storage>,
     /// Who the lattice's events say they are from; without one, a key is made at every start.
     pub host_key: Option<Nkey>,
+    /// Where attempts to change something are recorded; nowhere where that is not configured.
+    pub audit: Option<AuditConfig>,
     /// How logs are written.
     pub log: LogConfig,
 }
@@ -104,6 +107,7 @@ struct RawConfig {
     server: RawServer,
     nats: RawNats,
     log: RawLog,
+    audit: Option<RawAudit>,
     lattices: BTreeMap<String, RawLattice>,
     callers_file: Option<PathBuf>,
     callers: BTreeMap<String, RawCaller>,
@@ -139,6 +143,22 @@ struct RawNats {
 struct RawLog {
     filter: String,
     format: LogFormat,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    to: PathBuf,
+    #[serde(default)]
+    on_failure: RawOnFailure,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawOnFailure {
+    #[default]
+    Refuse,
+    Continue,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -326,6 +346,16 @@ impl Config {
                     .map_err(|invalid| mistakes.push(format!("server.host_key: {invalid}")))
                     .ok()
             }),
+            audit: raw.audit.as_ref().map(|audit| AuditConfig {
+                destination: match audit.to.to_str() {
+                    Some("stdout") => Destination::Stdout,
+                    _ => Destination::File(audit.to.clone()),
+                },
+                on_failure: match audit.on_failure {
+                    RawOnFailure::Refuse => OnFailure::Refuse,
+                    RawOnFailure::Continue => OnFailure::Continue,
+                },
+            }),
             log: LogConfig {
                 filter: raw.log.filter.clone(),
                 format: raw.log.format,
@@ -388,10 +418,10 @@ fn overlay(
         let rest = rest.to_ascii_lowercase();
         let Some((section, key)) = rest
             .split_once('_')
-            .filter(|(section, _)| ["server", "nats", "log"].contains(section))
+            .filter(|(section, _)| ["server", "nats", "log", "audit"].contains(section))
         else {
             mistakes.push(format!(
-                "{name}: is no setting; sections are SERVER, NATS and LOG"
+                "{name}: is no setting; sections are SERVER, NATS, LOG and AUDIT"
             ));
             continue;
         };

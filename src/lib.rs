@@ -106,6 +106,7 @@
 //! (its rows in `tenancy.rs`, its file, and the Python client).
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod command;
 pub mod config;

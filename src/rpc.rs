@@ -24,10 +24,12 @@ use self::{
     status::Failure,
 };
 use crate::{
+    audit::Trail,
     auth::{Caller, Grant, Policy, Read, Verb, authenticate::Authenticated},
     control::{
         Control, ControlError, Deadline,
-        operations::{ListQuery, Page},
+        decide::Mode,
+        operations::{ListQuery, Page, Terms},
         page::Filter,
     },
     domain::{EntryKey, LatticeName, Violations},
@@ -80,6 +82,8 @@ pub struct Call {
     pub id: String,
     /// Who.
     pub authenticated: Authenticated,
+    /// Where an attempt to change something is recorded.
+    pub trail: Trail,
     /// When it came.
     pub arrived: Instant,
     /// Until when.
@@ -100,6 +104,24 @@ impl Gateway {
         self.policy
             .grant(&call.authenticated.access, lattice)
             .map_err(ControlError::Denied)
+    }
+
+    /// As [`Self::grant`], for a change, which is recorded whether it is granted or not.
+    fn grant_change<V: Verb>(
+        &self,
+        call: &Call,
+        lattice: &LatticeName,
+        terms: &Terms,
+        entry: impl FnOnce() -> EntryKey,
+    ) -> Result<Grant<V>, ControlError> {
+        call.trail.note(|record| {
+            record.lattice = Some(lattice.to_string());
+            record.verb = Some(V::NAME.as_str());
+            record.entry = Some(entry().to_string());
+            record.request_id = terms.request_id.as_ref().map(|id| id.as_str().to_owned());
+            record.validate_only = terms.mode == Mode::ValidateOnly;
+        });
+        self.grant(call, lattice)
     }
 }
 

@@ -77,6 +77,11 @@ struct Reload {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Audited {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EffectLabel {
     result: &'static str,
 }
@@ -106,6 +111,7 @@ pub struct Metrics {
     unauthenticated: Family<Why, Counter>,
     reloads: Family<Reload, Counter>,
     reload_ok: Gauge,
+    audited: Family<Audited, Counter>,
 }
 
 impl Metrics {
@@ -124,6 +130,7 @@ impl Metrics {
         let reloads = Family::default();
         let reload_ok = Gauge::default();
         reload_ok.set(1);
+        let audited = Family::default();
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
@@ -148,6 +155,11 @@ impl Metrics {
             "1 while the gateway runs with what its configuration files say, 0 once they do not parse",
             reload_ok.clone(),
         );
+        registry.register(
+            "audit_records",
+            "Records of attempts to change something, by whether they were written; one that waits is counted at each try",
+            audited.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             answered,
@@ -158,7 +170,14 @@ impl Metrics {
             unauthenticated,
             reloads,
             reload_ok,
+            audited,
         }
+    }
+
+    /// Counts a record of an attempt to change something.
+    pub fn audited(&self, is_written: bool) {
+        let result = if is_written { "written" } else { "failed" };
+        self.audited.get_or_create(&Audited { result }).inc();
     }
 
     /// Counts a change of the configuration.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::intent::Intent;
 use crate::{
+    audit::Trail,
     domain::{
         Entry, EntryKey, Etag,
         claims_token::{TokenRefused, TrustedIssuers, Validity},
@@ -45,6 +46,8 @@ pub struct Mutation {
     pub validity: Option<Validity>,
     /// With so many entries in the lattice the caller adds none.
     pub entries_max: Option<u64>,
+    /// Where it is recorded.
+    pub trail: Trail,
 }
 
 impl Mutation {

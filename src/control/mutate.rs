@@ -21,7 +21,8 @@ use super::{
     unstoppable::Unstoppable,
 };
 use crate::{
-    domain::{Entry, EntryKey, Revision, revision::Tag},
+    audit::Trail,
+    domain::{Entry, EntryKey, Etag, Revision, revision::Tag},
     safeguard::Safeguard,
     store::{
         api::ApiError,
@@ -61,6 +62,18 @@ pub enum Outcome {
     Validated,
 }
 
+impl Outcome {
+    /// As the API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "OUTCOME_APPLIED",
+            Self::Unchanged => "OUTCOME_UNCHANGED",
+            Self::AlreadyApplied => "OUTCOME_ALREADY_APPLIED",
+            Self::Validated => "OUTCOME_VALIDATED",
+        }
+    }
+}
+
 /// The result of a mutation.
 #[derive(Clone, Debug)]
 pub struct Written {
@@ -74,6 +87,8 @@ pub struct Written {
     pub superseded: bool,
     /// What wins the entry's fold now.
     pub winner: Option<Winner>,
+    /// The entry's etag before, where it stood.
+    pub before: Option<Etag>,
     /// Of [`Outcome::Validated`]: the entry as it would stand.
     pub would_stand: Option<Arc<Entry>>,
 }
@@ -136,6 +151,7 @@ impl Lattice {
     fn start(self: Arc<Self>, mutation: Mutation, tasks: &TaskTracker, deadline: Deadline) -> Running {
         let work = async move {
             let result = self.carry_out(&mutation, deadline).await;
+            note(&mutation.trail, &result);
             if mutation.is_joinable() {
                 self.joined.0.lock().remove(&mutation.intent.message_id);
             }
@@ -158,7 +174,8 @@ impl Lattice {
             replaced: None,
         };
         let written = attempt.run().await?;
-        effects::announce(self, mutation, &written, attempt.replaced.as_deref(), deadline).await;
+        let replaced = attempt.replaced.as_ref().map(|standing| &*standing.entry);
+        effects::announce(self, mutation, &written, replaced, deadline).await;
         Ok(written)
     }
 }
@@ -180,7 +197,7 @@ struct Attempt<'a> {
     /// Of a cluster that keeps the ids it refused: how many of this call's it keeps.
     refused_ids: u32,
     /// What stood when the call last published.
-    replaced: Option<Arc<Entry>>,
+    replaced: Option<Standing>,
 }
 
 impl Attempt<'_> {
@@ -265,7 +282,7 @@ impl Attempt<'_> {
         }
         #[cfg(feature = "campaign")]
         let due = self.tombstone_first(due, &subject).await;
-        self.replaced = due.current.as_ref().map(|current| Arc::clone(&current.entry));
+        self.replaced.clone_from(&due.current);
         let expected_sequence = due.expected_sequence;
         let sent = Instant::now();
         let outgoing = Outgoing {
@@ -413,6 +430,7 @@ impl Attempt<'_> {
             revision,
             superseded: winner.as_ref().is_some_and(|winner| winner.tag != own),
             winner,
+            before: self.replaced.as_ref().map(|standing| standing.etag),
             would_stand: None,
         }
     }
@@ -451,7 +469,7 @@ impl Attempt<'_> {
     fn as_it_was_put(&self, revision: Revision) -> Option<Winner> {
         let (entry, is_tombstone) = match &self.mutation.desired {
             Desired::Entry(entry) => (entry, false),
-            Desired::Absent { .. } => (self.replaced.as_ref()?, true),
+            Desired::Absent { .. } => (&self.replaced.as_ref()?.entry, true),
         };
         Some(Winner {
             revision,
@@ -548,6 +566,20 @@ impl Attempt<'_> {
     }
 }
 
+/// Records what became of a mutation.
+pub(super) fn note(trail: &Trail, result: &Result<Written, ControlError>) {
+    let Ok(written) = result else {
+        return;
+    };
+    trail.note(|record| {
+        record.outcome = Some(written.outcome.as_str().to_owned());
+        record.etag_before = written.before.as_ref().map(Etag::encode);
+        let after = written.standing().filter(|_| !written.superseded);
+        record.etag_after = after.map(|standing| standing.etag.encode());
+        record.revision = Some((written.revision.epoch.number(), written.revision.sequence));
+    });
+}
+
 /// A look that took too long, in a mutation that has written nothing.
 pub(super) fn nothing_written(error: ControlError) -> ControlError {
     if error == ControlError::ReadTimedOut {
@@ -585,6 +617,7 @@ pub(super) fn answered(answer: &Answer, mutation: &Mutation, view: &View) -> Wri
         outcome,
         revision: view.position,
         superseded: false,
+        before: view.standing().map(|standing| standing.etag),
         winner: view.winner.clone(),
         would_stand,
     }
@@ -600,6 +633,7 @@ fn already_applied(sequence: u64, key: &Arc<EntryKey>, view: &View) -> Written {
             sequence,
         },
         superseded: true,
+        before: None,
         winner: view.winner.clone(),
         would_stand: None,
     }

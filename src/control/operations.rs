@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 
 use super::{
     Clock, ControlError, Deadline, Lattices,
@@ -10,11 +11,12 @@ use super::{
     intent::{Intent, IntentParts},
     lattice::{Lattice, WriteAtRisk},
     lattices::{Found, Layout, Named, Storage},
-    mutate::{BODY_BYTES_MAX, Written, answered, no_message, nothing_written},
+    mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written},
     page::Filter,
     sweep,
 };
 use crate::{
+    audit::Trail,
     auth::{ClaimsWrite, ClaimsWriteUnsigned, Grant, LinksWrite, Provision, Read, RefsWrite, Verb},
     domain::{
         Claims, Entry, EntryKey, Kind, LatticeName, LinkDefinition, LinkId, OciReference, RequestId,
@@ -48,6 +50,8 @@ pub struct Terms {
     pub precondition: Precondition,
     /// Whether to write at all.
     pub mode: Mode,
+    /// Where the call is recorded.
+    pub trail: Trail,
 }
 
 /// Claims that are to be put, with the grant that their kind of proof needs.
@@ -382,6 +386,11 @@ impl Control {
     async fn mutate(&self, asked: Asked<'_>, deadline: Deadline) -> Result<Written, ControlError> {
         let name = asked.lattice;
         let mutation = asked.into_mutation()?;
+        let trail = mutation.trail.clone();
+        trail.note(|record| {
+            record.request_id = Some(mutation.intent.request_id.clone());
+            record.fingerprint = Some(HEXLOWER.encode(&mutation.intent.stamp.fingerprint));
+        });
         let lattice = match self.lattices.open(name, deadline).await {
             Err(ControlError::NotProvisioned { .. }) if self.lattices.creates_on_write() => {
                 if let Some(result) = self.without_a_stream(name, &mutation) {
@@ -391,7 +400,10 @@ impl Control {
             }
             opened => opened.map_err(nothing_written)?,
         };
-        lattice.mutate(mutation, self.lattices.tasks(), deadline).await
+        let result = lattice.mutate(mutation, self.lattices.tasks(), deadline).await;
+        // Where it joined another call, that one noted it for itself alone.
+        note(&trail, &result);
+        result
     }
 
     /// What a mutation comes to while its lattice does not exist; `None` where it would write, and so create it.
@@ -575,6 +587,7 @@ impl<'a> Asked<'a> {
             retry: self.terms.retry,
             validity: self.token.map(|(validity, _)| validity),
             entries_max: self.entries_max,
+            trail: self.terms.trail,
         })
     }
 

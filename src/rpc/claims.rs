@@ -8,7 +8,12 @@ use super::{
     status::Failure,
 };
 use crate::{
-    control::{ControlError, mutate::Written, operations::ClaimsSource, page::Filter},
+    control::{
+        ControlError,
+        mutate::Written,
+        operations::{ClaimsSource, Terms},
+        page::Filter,
+    },
     domain::{
         Claims, EntryKey, Invalid, Kind, LatticeName, Violations,
         claims_token::{self, TOKEN_BYTES_MAX, VerifiedToken},
@@ -106,7 +111,7 @@ impl Gateway {
         let (lattice, parsed, terms) = finish(three(lattice, parsed, terms), violations)?;
         // A token's own refusal comes after those of the fields, which name theirs.
         let parsed = parsed?;
-        let source = self.granted(call, &lattice, parsed)?;
+        let source = self.granted(call, &lattice, &terms, parsed)?;
         Ok(self.control.put_claims(source, terms, call.deadline).await?)
     }
 
@@ -114,16 +119,18 @@ impl Gateway {
         &self,
         call: &Call,
         lattice: &LatticeName,
+        terms: &Terms,
         parsed: Parsed,
     ) -> Result<ClaimsSource, ControlError> {
+        let of = |key: &Nkey| EntryKey::Claims(key.as_str().into());
         Ok(match parsed {
             Parsed::Signed(token, text) => ClaimsSource::Signed {
-                grant: self.grant(call, lattice)?,
+                grant: self.grant_change(call, lattice, terms, || of(&token.subject))?,
                 token,
                 text,
             },
             Parsed::Unsigned(key, claims) => ClaimsSource::Unsigned {
-                grant: self.grant(call, lattice)?,
+                grant: self.grant_change(call, lattice, terms, || of(&key))?,
                 key,
                 claims,
             },
@@ -185,8 +192,8 @@ impl Gateway {
             &mut violations,
         );
         let terms = raw_terms!(request, delete_claims_request).parse(call, &mut violations);
-        let (lattice, _key, _terms) = finish(three(lattice, key, terms), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let (lattice, key, terms) = finish(three(lattice, key, terms), violations)?;
+        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::Claims(key.into()))?;
         Ok(self.control.delete_claims(&grant, call.deadline).await?)
     }
 }

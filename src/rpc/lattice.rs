@@ -10,10 +10,13 @@ use super::{
     status::Failure,
 };
 use crate::{
+    auth::VerbName,
     control::{
         ControlError,
+        decide::Mode,
         lattice::WriteAtRisk,
         lattices::{Layout, Named, Storage},
+        mutate::Outcome,
         operations::Description,
     },
     domain::{Invalid, Kind, LatticeName, Violations},
@@ -145,6 +148,11 @@ impl Gateway {
         let layout = violations.check("layout", provisioned_layout(request.layout));
         let storage = violations.check("storage", storage(request.storage));
         let (name, layout, storage) = finish(three(name, layout, storage), violations)?;
+        call.trail.note(|record| {
+            record.lattice = Some(name.to_string());
+            record.verb = Some(VerbName::Provision.as_str());
+            record.validate_only = request.validate_only;
+        });
         let grant = self.grant(call, &name)?;
         if layout != Layout::CacheStream {
             return Err(Failure::Control(ControlError::LayoutUnsupported {
@@ -157,6 +165,13 @@ impl Gateway {
             .control
             .provision(&grant, storage, mode, call.deadline)
             .await?;
+        let outcome = match (created, mode) {
+            (false, _) => Outcome::Unchanged,
+            (true, Mode::Live) => Outcome::Applied,
+            (true, Mode::ValidateOnly) => Outcome::Validated,
+        };
+        call.trail
+            .note(|record| record.outcome = Some(outcome.as_str().to_owned()));
         let lattice = match self.control.describe(&grant, call.deadline).await {
             Ok(description) => Some(lattice(&name, description)),
             Err(ControlError::NotProvisioned { .. }) if request.validate_only => None,

@@ -24,6 +24,7 @@ use tracing::{Instrument, debug, info_span};
 
 use super::{Call, status};
 use crate::{
+    audit::{Audit, Trail},
     auth::{
         Access, Caller,
         authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
@@ -51,6 +52,8 @@ pub struct Admission {
     pub deadline_max: Duration,
     /// Cancelled once the server drains: calls that still come are refused.
     pub draining: CancellationToken,
+    /// Where attempts to change something are recorded.
+    pub audit: Option<Arc<Audit>>,
     /// The counts.
     pub metrics: Metrics,
 }
@@ -65,7 +68,8 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
     let response = if is_health {
         next.run(request).await
     } else {
-        match admission.admit(&mut call, request.headers(), peer.as_deref()) {
+        let recorded = admission.begin(method, &mut call, peer.as_deref());
+        match recorded.and_then(|()| admission.admit(&mut call, request.headers(), peer.as_deref())) {
             Ok(_places) => {
                 request.extensions_mut().insert(call.clone());
                 admission.handle(method, &call, next.run(request)).await
@@ -73,7 +77,7 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
             Err(error) => status::of(error, &call).into_http(),
         }
     };
-    let response = with_reason(response);
+    let response = with_reason(response, &call);
     let (code, time) = (code_of(&response), began.elapsed());
     debug!(
         rpc = method,
@@ -93,7 +97,7 @@ fn code_of(response: &Response) -> &str {
 }
 
 /// Our errors have details. One without is tonic's own.
-fn with_reason(response: Response) -> Response {
+fn with_reason(response: Response, call: &Call) -> Response {
     let headers = response.headers();
     if headers.contains_key("grpc-status-details-bin") {
         return response;
@@ -104,6 +108,7 @@ fn with_reason(response: Response) -> Response {
     match status::of_transport(
         code_of(&response),
         &message.unwrap_or_default().replace("%20", " "),
+        call,
     ) {
         Some(status) => status.into_http(),
         None => response,
@@ -111,6 +116,20 @@ fn with_reason(response: Response) -> Response {
 }
 
 impl Admission {
+    /// Begins to record an attempt to change something, where that is configured and can be done.
+    fn begin(&self, method: &'static str, call: &mut Call, peer: Option<&Peer>) -> Result<(), ControlError> {
+        let Some(audit) = self.audit.as_ref().filter(|_| is_change(method)) else {
+            return Ok(());
+        };
+        if !audit.permits() {
+            return Err(ControlError::unavailable("the audit log cannot be written"));
+        }
+        call.trail = Trail::begin(audit, method, &call.id, self.clock.now());
+        call.trail
+            .note(|record| record.address = peer.map(|peer| peer.address));
+        Ok(())
+    }
+
     /// Finds out who calls, and takes a place for the call; given back when what this gives is dropped.
     fn admit(
         &self,
@@ -136,7 +155,12 @@ impl Admission {
                 Unauthenticated::Invalid(_) => ControlError::CredentialsInvalid,
             }
         })?;
-        let own_place = call.authenticated.access.load().admit();
+        let Authenticated { access, credential } = &call.authenticated;
+        call.trail.note(|record| {
+            record.caller = Some(access.caller().as_str().to_owned());
+            record.credential = Some(credential.shown());
+        });
+        let own_place = access.load().admit();
         Ok((
             place,
             own_place.map_err(|refused| match refused {
@@ -179,6 +203,7 @@ impl Admission {
         Call {
             id: uuid::Uuid::now_v7().to_string(),
             authenticated: nobody(),
+            trail: Trail::default(),
             arrived: Instant::now(),
             deadline: Deadline::within(time.saturating_sub(margin(time))),
             previous_attempts: text("grpc-previous-rpc-attempts")
@@ -203,6 +228,7 @@ impl Call {
         Self {
             id: String::new(),
             authenticated: nobody(),
+            trail: Trail::default(),
             arrived: Instant::now(),
             deadline: Deadline::within(Duration::ZERO),
             previous_attempts: 0,
@@ -267,6 +293,13 @@ fn known_method(path: &str) -> &'static str {
     known
         .and_then(|path| path.rsplit_once('/'))
         .map_or("other", |(_, method)| method)
+}
+
+/// Whether the method, as [`known_method`] names it, changes something.
+fn is_change(method: &str) -> bool {
+    ["Put", "Set", "Delete", "Provision"]
+        .into_iter()
+        .any(|verb| method.starts_with(verb))
 }
 
 #[cfg(test)]

@@ -81,7 +81,9 @@ impl Gateway {
         let link = convert::parse_link_definition(request.link_definition.as_ref(), &mut violations);
         let terms = raw_terms!(request, put_link_definition_request).parse(call, &mut violations);
         let (lattice, link, terms) = finish(three(lattice, link, terms), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let grant = self.grant_change(call, &lattice, &terms, || {
+            EntryKey::LinkDefinition(link.0.clone())
+        })?;
         let put = self
             .control
             .put_link_definition(&grant, link, terms, call.deadline);
@@ -152,7 +154,7 @@ impl Gateway {
         );
         let terms = raw_terms!(request, delete_link_definition_request).parse(call, &mut violations);
         let (lattice, id, terms) = finish(three(lattice, id, terms), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::LinkDefinition(id.clone()))?;
         let deleted =
             self.control
                 .delete_link_definition(&grant, id, request.allow_missing, terms, call.deadline);

@@ -76,7 +76,9 @@ impl Gateway {
         let reference = convert::parse_oci_reference(request.oci_reference.as_ref(), &mut violations);
         let terms = raw_terms!(request, set_oci_reference_request).parse(call, &mut violations);
         let (lattice, reference, terms) = finish(three(lattice, reference, terms), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let grant = self.grant_change(call, &lattice, &terms, || {
+            EntryKey::OciReference(reference.0.clone())
+        })?;
         let set = self
             .control
             .set_oci_reference(&grant, reference, terms, call.deadline);
@@ -134,8 +136,8 @@ impl Gateway {
         let lattice = convert::lattice(&request.lattice, &mut violations);
         let url = convert::required("oci_url", request.oci_url.as_deref(), &mut violations);
         let terms = raw_terms!(request, delete_oci_reference_request).parse(call, &mut violations);
-        let (lattice, _url, _terms) = finish(three(lattice, url, terms), violations)?;
-        let grant = self.grant(call, &lattice)?;
+        let (lattice, url, terms) = finish(three(lattice, url, terms), violations)?;
+        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::OciReference(url.into()))?;
         Ok(self.control.delete_oci_reference(&grant, call.deadline).await?)
     }
 }

@@ -46,6 +46,7 @@ impl Failure {
             Self::Fields(violations) => of_violations(&violations),
             Self::Control(error) => of_control(error, call),
         };
+        note(&told, call);
         debug!(reason = told.reason.as_str_name(), code = ?told.code, "the call failed: {}", told.message);
         told.into_status()
     }
@@ -53,12 +54,20 @@ impl Failure {
 
 /// A failure outside of a handler.
 pub(super) fn of(error: ControlError, call: &Call) -> Status {
-    of_control(error, call).into_status()
+    let told = of_control(error, call);
+    note(&told, call);
+    told.into_status()
+}
+
+/// Records why an attempt to change something failed.
+fn note(told: &Told, call: &Call) {
+    let reason = told.reason.as_str_name();
+    call.trail.note(|record| record.outcome = Some(reason.to_owned()));
 }
 
 /// What tonic itself refuses before a handler sees the request: given the reason that it lacks. `None` leaves its answer
 /// as it is.
-pub(super) fn of_transport(code: &str, message: &str) -> Option<Status> {
+pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Status> {
     const OUT_OF_RANGE: &str = "11";
     const INTERNAL: &str = "13";
     let told = match code {
@@ -77,13 +86,14 @@ pub(super) fn of_transport(code: &str, message: &str) -> Option<Status> {
         }
         _ => return None,
     };
+    note(&told, call);
     Some(told.into_status())
 }
 
 /// A failure by a bug.
 pub(super) fn panicked(call: &Call) -> Status {
     let detail = "a handler panicked".to_owned();
-    of_control(ControlError::Internal { detail }, call).into_status()
+    of(ControlError::Internal { detail }, call)
 }
 
 /// What a client is told.

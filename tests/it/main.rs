@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod audit;
 mod callers;
 mod claims;
 mod cluster;

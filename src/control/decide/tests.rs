@@ -48,6 +48,7 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         retry: None,
         validity: None,
         entries_max: None,
+        trail: Trail::default(),
     }
 }
 

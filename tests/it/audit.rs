@@ -1,0 +1,225 @@
+//! Every attempt to change something leaves one record, and none where that cannot be kept.
+
+use std::{collections::BTreeMap, path::Path};
+
+use lattice_gateway::proto::{DeleteLinkDefinitionRequest, ErrorReason, GetLatticeRequest};
+use serde_json::Value;
+
+use crate::harness::{
+    Nats, TestGateway, Told,
+    api::{self, ACTOR, PROVIDER},
+    gateway::caller,
+    link, put_link, told, until,
+};
+
+const WRITER: &str = "read links:write refs:write claims:write provision";
+
+async fn gateway_with(nats: &Nats, file: &Path, on_failure: &str) -> TestGateway {
+    nats.create_stream("default", Value::Null).await;
+    let config = format!(
+        "[audit]\nto = {file:?}\non_failure = \"{on_failure}\"\n[lattices.default]\ntrusted_issuers = [\"*\"]\n{}{}",
+        caller("writer", "canary-token", &["default"], WRITER),
+        caller("reader", "other-token", &["default"], "read"),
+    );
+    TestGateway::serving_callers(nats, &config).await
+}
+
+fn records(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_attempt_is_recorded_with_who_what_and_what_became_of_it() {
+    let nats = Nats::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let mut gateway = gateway_with(&nats, &file, "refuse").await;
+    let mut put = put_link(link(ACTOR, PROVIDER, "canary-value"));
+    put.request_id = "request-0001".into();
+
+    gateway.put(put.clone()).await.unwrap_err();
+    gateway = gateway.showing("other-token");
+    gateway.put(put.clone()).await.unwrap_err();
+    gateway = gateway.showing("canary-token");
+    let first = gateway.put(put.clone()).await.unwrap().result.unwrap();
+    gateway.put(put.clone()).await.unwrap();
+    put.request_id.clear();
+    put.link_definition.as_mut().unwrap().values.clear();
+    let second = gateway.put(put.clone()).await.unwrap().result.unwrap();
+    put.validate_only = true;
+    gateway.put(put.clone()).await.unwrap();
+    put.link_definition.as_mut().unwrap().actor_id = "nobody".into();
+    gateway.put(put.clone()).await.unwrap_err();
+    let delete = DeleteLinkDefinitionRequest {
+        lattice: "default".into(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        ..Default::default()
+    };
+    told(gateway.links().delete_link_definition(delete).await).unwrap();
+    gateway
+        .call("LinkDefinitionService/PutLinkDefinition", vec![0xff])
+        .await
+        .unwrap_err();
+    let get = GetLatticeRequest {
+        lattice: "default".into(),
+    };
+    told(gateway.lattices().get_lattice(get).await).unwrap();
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("canary"), "{text}");
+    let records = records(&file);
+    let of = |name: &str| {
+        records
+            .iter()
+            .map(|record| record[name].clone())
+            .collect::<Vec<_>>()
+    };
+    let texts = |name: &str| {
+        let texts = of(name).into_iter();
+        texts
+            .map(|value| value.as_str().unwrap_or("-").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        texts("outcome"),
+        [
+            "CREDENTIALS_MISSING",
+            "LATTICE_NOT_GRANTED",
+            "OUTCOME_APPLIED",
+            "OUTCOME_ALREADY_APPLIED",
+            "OUTCOME_APPLIED",
+            "OUTCOME_VALIDATED",
+            "INVALID_FIELD",
+            "OUTCOME_APPLIED",
+            "INVALID_FIELD",
+        ],
+        "in their order, and none of a read"
+    );
+    assert_eq!(texts("caller")[..3], ["-", "reader", "writer"]);
+    assert_eq!(texts("verb")[..3], ["-", "links:write", "links:write"]);
+    assert_eq!(texts("lattice")[1..3], ["default", "default"]);
+    let entry = format!("{ACTOR}");
+    assert!(texts("entry")[1..6].iter().all(|text| text.contains(&entry)));
+    assert_eq!(texts("request_id")[1..4], ["request-0001"; 3]);
+    assert_eq!(texts("fingerprint")[2], texts("fingerprint")[3]);
+    assert_ne!(texts("fingerprint")[2], texts("fingerprint")[4]);
+    let credentials = texts("credential");
+    assert!(credentials[2].starts_with("token:") && credentials[2].len() == 22);
+    assert_ne!(credentials[1], credentials[2]);
+    let before_and_after = |place: usize| {
+        let (before, after) = (texts("etag_before"), texts("etag_after"));
+        (before[place].clone(), after[place].clone())
+    };
+    assert_eq!(before_and_after(2), ("-".to_owned(), first.etag.clone()));
+    assert_eq!(before_and_after(4), (first.etag, second.etag.clone()));
+    assert_eq!(before_and_after(7), (second.etag, "-".to_owned()));
+    assert_eq!(of("revision")[2][1], 1);
+    assert_eq!(of("validate_only")[4..6], [Value::Bool(false), Value::Bool(true)]);
+    assert!(texts("time")[0].ends_with('Z'));
+}
+
+#[tokio::test]
+async fn every_change_of_the_api_is_recorded_and_no_read() {
+    let nats = Nats::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let gateway = gateway_with(&nats, &file, "refuse").await.showing("canary-token");
+    let mut expected = BTreeMap::new();
+    for method in api::methods() {
+        let name = method.split_once('/').unwrap().1.to_owned();
+        let is_read = ["Get", "List"].iter().any(|verb| name.starts_with(verb));
+        drop(
+            gateway
+                .call(&method, api::valid_request(&method, "default"))
+                .await,
+        );
+        if !is_read {
+            expected.insert(name, 1);
+        }
+    }
+    let mut recorded = BTreeMap::new();
+    for record in records(&file) {
+        assert_eq!(record["lattice"], "default", "{record}");
+        assert!(
+            record["outcome"].is_string() && record["caller"] == "writer",
+            "{record}"
+        );
+        assert!(
+            record["entry"].is_string() || record["method"] == "ProvisionLattice",
+            "{record}"
+        );
+        *recorded
+            .entry(record["method"].as_str().unwrap().to_owned())
+            .or_insert(0) += 1;
+    }
+    assert_eq!(recorded, expected);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_the_record_of_what_became_of_its_write() {
+    let nats = Nats::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let gateway = gateway_with(&nats, &file, "refuse").await.showing("canary-token");
+    gateway
+        .put(put_link(link(ACTOR, PROVIDER, "first")))
+        .await
+        .unwrap();
+    nats.hold().await;
+    let put = gateway.put(put_link(link(ACTOR, PROVIDER, "second")));
+    // Long enough to be sent, which is told by the metric.
+    tokio::select! {
+        _ = put => panic!("a held server answered"),
+        () = until("the call is in flight", async || {
+            gateway.metrics().await.contains("lattice_gateway_rpc_in_flight 1").then_some(())
+        }) => {}
+    }
+    nats.release();
+    let recorded = until("the second record", async || records(&file).get(1).cloned()).await;
+    assert_eq!(recorded["outcome"], "OUTCOME_APPLIED");
+}
+
+#[tokio::test]
+async fn without_a_place_for_records_changes_are_refused_or_go_on_as_configured() {
+    for (on_failure, is_refused) in [("refuse", true), ("continue", false)] {
+        let nats = Nats::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("logs");
+        std::fs::create_dir(&place).unwrap();
+        let file = place.join("audit.jsonl");
+        let gateway = gateway_with(&nats, &file, on_failure)
+            .await
+            .showing("canary-token");
+        let put = || put_link(link(ACTOR, PROVIDER, "value"));
+        std::fs::remove_dir_all(&place).unwrap();
+        // That the file is gone is noticed within a second.
+        let refused: Option<Told> = match is_refused {
+            false => None,
+            true => Some(until("the loss is noticed", async || gateway.put(put()).await.err()).await),
+        };
+        if let Some(refused) = refused {
+            assert_eq!(refused.reason, ErrorReason::BackendUnavailable);
+            assert!(refused.message.contains("audit"), "{}", refused.message);
+            let get = GetLatticeRequest {
+                lattice: "default".into(),
+            };
+            told(gateway.lattices().get_lattice(get).await).unwrap();
+            std::fs::create_dir(&place).unwrap();
+            gateway.put(put()).await.unwrap();
+            assert!(records(&file).len() >= 2, "what waited is written too");
+        } else {
+            until("a loss is counted", async || {
+                gateway.put(put()).await.unwrap();
+                let metrics = gateway.metrics().await;
+                metrics
+                    .contains("lattice_gateway_audit_records_total{result=\"failed\"}")
+                    .then_some(())
+            })
+            .await;
+        }
+    }
+}
