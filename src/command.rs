@@ -1,10 +1,14 @@
 //! The server's command line.
 
+mod nats_permissions;
+
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+
+use nats_permissions::NatsPermissions;
 
 use crate::{
     app::{self, Running},
@@ -33,6 +37,8 @@ enum Action {
         /// The file.
         file: PathBuf,
     },
+    /// Prints the permissions of NATS users that let the gateway in and keep everybody but hosts from writing lattices.
+    NatsPermissions(NatsPermissions),
 }
 
 #[derive(Debug, clap::Args)]
@@ -102,6 +108,7 @@ impl Command {
             },
             Action::Serve(serve) => serve.run(),
             Action::Dev(dev) => dev.run(),
+            Action::NatsPermissions(permissions) => permissions.run(),
         }
     }
 }
@@ -233,7 +240,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Standard output is for scripts: the one line of `dev`, the verdict of `check-config`.
+/// Standard output is for scripts: the one line of `dev`, the verdict of `check-config`, the permissions.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever listened has gone: there is nobody left to tell.
