@@ -1,5 +1,7 @@
 //! The server's command line.
 
+mod nats_permissions;
+
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
+
+use nats_permissions::NatsPermissions;
 
 use crate::{
     app::{self, Running},
@@ -41,6 +45,8 @@ enum Action {
     Explain(Explain),
     /// Makes a static token for a caller: gives it, and the hash that the configuration wants.
     Token,
+    /// Prints the permissions of NATS users that let the gateway in and keep everybody but hosts from writing lattices.
+    NatsPermissions(NatsPermissions),
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +134,7 @@ impl Command {
             Action::Dev(dev) => dev.run(),
             Action::Explain(explain) => explain.run(),
             Action::Token => token(),
+            Action::NatsPermissions(permissions) => permissions.run(),
         }
     }
 }
@@ -294,7 +301,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Standard output is for scripts: the one line of `dev`, the verdict of `check-config`.
+/// Standard output is for scripts: the one line of `dev`, the verdict of `check-config`, the permissions.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever listened has gone: there is nobody left to tell.

@@ -9,7 +9,7 @@
 //! # The map
 //!
 //! ```text
-//! main -> command -> { app, config, dev, telemetry }
+//! main -> command -> { app, config, dev, store::permissions, telemetry }
 //! app  -> { config, rpc, control, auth, store, telemetry }      the composition root: builds, serves, drains
 //! rpc  -> { control, auth, domain, proto }                      gRPC in, operations out
 //! control -> { auth::Grant, domain, store }                     the operations and the write protocol

@@ -10,5 +10,6 @@ pub mod evidence;
 pub mod feed;
 pub mod layout;
 pub mod mirror;
+pub mod permissions;
 pub mod publish;
 pub mod witness;

@@ -129,6 +129,14 @@ pub struct ConsumerInfo {
     pub num_pending: u64,
 }
 
+/// What the subjects of the API's calls begin with.
+pub fn prefix(domain: Option<&str>) -> String {
+    match domain {
+        None => "$JS.API".to_owned(),
+        Some(domain) => format!("$JS.{domain}.API"),
+    }
+}
+
 /// The JetStream API over one connection.
 #[derive(Clone, Debug)]
 pub struct JetStream {
@@ -139,11 +147,10 @@ pub struct JetStream {
 impl JetStream {
     /// The API of the connection's account, in a domain where one is named.
     pub fn new(connection: Connection, domain: Option<&str>) -> Self {
-        let prefix = match domain {
-            None => "$JS.API".to_owned(),
-            Some(domain) => format!("$JS.{domain}.API"),
-        };
-        Self { connection, prefix }
+        Self {
+            connection,
+            prefix: prefix(domain),
+        }
     }
 
     /// The connection that the calls go over.

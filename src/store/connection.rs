@@ -26,6 +26,10 @@ use crate::safeguard::Safeguard;
 /// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
 pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
 
+/// What the subjects that answers and deliveries come on begin with. Not everybody's `_INBOX`: so nobody else's permission
+/// to read there, or to answer there, covers the gateway's.
+pub const INBOX_PREFIX: &str = "_INBOX_lattice_gateway";
+
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
@@ -369,6 +373,7 @@ async fn options(config: &ConnectionConfig, events: EventSink) -> Result<Connect
     }
     options = options
         .name(&config.name)
+        .custom_inbox_prefix(INBOX_PREFIX)
         .retry_on_initial_connect()
         .max_reconnects(None)
         .ping_interval(PING_INTERVAL)

@@ -308,13 +308,8 @@ impl Worker {
     }
 
     async fn advisories(&self) -> Vec<Subscriber> {
-        let bucket = bucket_stream(&self.config.lattice);
-        let subjects = [
-            format!("$JS.EVENT.ADVISORY.STREAM.*.{}", self.stream),
-            format!("$JS.EVENT.ADVISORY.STREAM.CREATED.{bucket}"),
-        ];
         let mut subscribers = Vec::new();
-        for subject in subjects {
+        for subject in advisories(&self.config.lattice) {
             match self.config.deliveries.subscribe(subject).await {
                 Ok(subscriber) => subscribers.push(subscriber),
                 Err(failed) => warn!(?failed, "no advisories: changes are noticed by asking"),
@@ -574,6 +569,18 @@ impl Place {
             pending: pending.parse().ok()?,
         })
     }
+}
+
+/// The subjects on which JetStream tells at once what the inspector would find: of the stream whatever happens to it, of
+/// the bucket that it is there.
+pub fn advisories(lattice: &LatticeName) -> [String; 2] {
+    [
+        format!(
+            "$JS.EVENT.ADVISORY.STREAM.*.{}",
+            cache_stream::stream_name(lattice)
+        ),
+        format!("$JS.EVENT.ADVISORY.STREAM.CREATED.{}", bucket_stream(lattice)),
+    ]
 }
 
 /// The stream behind the bucket in which later hosts keep a lattice.

@@ -102,8 +102,7 @@ async fn an_attempt_is_recorded_with_who_what_and_what_became_of_it() {
     assert_eq!(texts("caller")[..3], ["-", "reader", "writer"]);
     assert_eq!(texts("verb")[..3], ["-", "links:write", "links:write"]);
     assert_eq!(texts("lattice")[1..3], ["default", "default"]);
-    let entry = format!("{ACTOR}");
-    assert!(texts("entry")[1..6].iter().all(|text| text.contains(&entry)));
+    assert!(texts("entry")[1..6].iter().all(|text| text.contains(ACTOR)));
     assert_eq!(texts("request_id")[1..4], ["request-0001"; 3]);
     assert_eq!(texts("fingerprint")[2], texts("fingerprint")[3]);
     assert_ne!(texts("fingerprint")[2], texts("fingerprint")[4]);

@@ -32,6 +32,7 @@ mod link_definition;
 mod model;
 mod oci_reference;
 mod outage;
+mod permissions;
 mod proto_style;
 mod shutdown;
 mod tenancy;

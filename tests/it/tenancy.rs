@@ -135,24 +135,21 @@ async fn the_tenant_matrix() {
                 .await;
         }
     }
-    let mut config = NAMES
-        .iter()
-        .filter(|(_, name)| is_name(name) && *name != UNKNOWN)
-        .map(|(_, name)| format!("[lattices.{name}]\ntrusted_issuers = [\"*\"]\n"))
-        .collect::<String>();
-    for (name, verbs) in CALLERS {
-        config += &match verbs {
-            None => String::new(),
-            Some("") => caller(name, &token_of(name), &["elsewhere"], "read links:write"),
-            Some(verbs) => caller(name, &token_of(name), &[GRANTED], verbs),
-        };
-    }
+    let served = NAMES.iter().filter(|(_, name)| is_name(name) && *name != UNKNOWN);
+    let lattices = served.map(|(_, name)| format!("[lattices.{name}]\ntrusted_issuers = [\"*\"]\n"));
+    let callers = CALLERS.iter().filter_map(|(name, verbs)| {
+        Some(match (*verbs)? {
+            "" => caller(name, &token_of(name), &["elsewhere"], "read links:write"),
+            verbs => caller(name, &token_of(name), &[GRANTED], verbs),
+        })
+    });
+    let config = lattices.chain(callers).collect::<Vec<_>>().concat();
     let mut gateway = TestGateway::serving_callers(&nats, &config).await;
     let tap = nats.client().await;
     let mut tapped = tap.subscribe(">").await.unwrap();
     tap.flush().await.unwrap();
 
-    let mut told = String::new();
+    let mut told = Vec::new();
     for (caller, verbs) in CALLERS {
         if verbs.is_some() {
             gateway = gateway.showing(&token_of(caller));
@@ -164,7 +161,7 @@ async fn the_tenant_matrix() {
                 let Some(verb) = verb else {
                     // About no one lattice: who is known is answered, with no name that is not granted.
                     assert_eq!(answer.is_ok(), caller != "nobody", "{case}: {answer:?}");
-                    told += &format!("{answer:?}");
+                    told.push(format!("{answer:?}"));
                     continue;
                 };
                 match (expected(name, caller, verbs, verb), answer) {
@@ -174,7 +171,7 @@ async fn the_tenant_matrix() {
                         assert!(expected.contains(&Told::from(status).reason), "{case}");
                     }
                     (Some(reason), Err(status)) => {
-                        told += &format!("{status:?}");
+                        told.push(format!("{status:?}"));
                         let status = Told::from(status);
                         assert_eq!(status.reason, reason, "{case}");
                         if reason == ErrorReason::LatticeNotGranted {
@@ -194,8 +191,11 @@ async fn the_tenant_matrix() {
         }
     }
     let metrics = gateway.metrics().await;
-    for (what, _) in [("Canary", ()), ("canary", ())] {
-        assert!(!told.contains(what), "{what} in an answer");
+    for what in ["Canary", "canary"] {
+        assert!(
+            !told.iter().any(|told| told.contains(what)),
+            "{what} in an answer"
+        );
         assert!(!metrics.contains(what), "{what} in a metric");
     }
     for (what, name) in NAMES {

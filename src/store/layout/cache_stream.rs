@@ -40,6 +40,11 @@ pub fn subject_prefix(lattice: &LatticeName) -> String {
     format!("lc.{lattice}.")
 }
 
+/// The subjects that entries are kept on, as patterns, one a kind.
+pub fn home_patterns(lattice: &LatticeName) -> [String; 3] {
+    [CLAIMS, LINKS, REFERENCES].map(|kind| format!("{}{kind}.*", subject_prefix(lattice)))
+}
+
 /// The stream's configuration, exactly as hosts ask for it (`client.ex`, the same in every version). JetStream
 /// answers a host's own create with success only while the existing stream is equal to this.
 pub fn stream_config(lattice: &LatticeName, storage: &str) -> Value {

@@ -40,6 +40,28 @@ pub struct Envelope<'a> {
     pub time: &'a str,
 }
 
+/// The subjects of all notices and events, as patterns.
+pub fn patterns(lattice: &LatticeName) -> [String; 3] {
+    let notices = |change| notice_subject(change, lattice, "*", "*");
+    [
+        notices(LinkChange::Put),
+        notices(LinkChange::Deleted),
+        event_subject(lattice),
+    ]
+}
+
+fn notice_subject(change: LinkChange, lattice: &LatticeName, provider: &str, link_name: &str) -> String {
+    let verb = match change {
+        LinkChange::Put => "put",
+        LinkChange::Deleted => "del",
+    };
+    format!("wasmbus.rpc.{lattice}.{provider}.{link_name}.linkdefs.{verb}")
+}
+
+fn event_subject(lattice: &LatticeName) -> String {
+    format!("wasmbus.evt.{lattice}")
+}
+
 /// Tells a provider of a link. `None` where the provider or the name is not one subject token: hosts can have stored
 /// such a link, and none could tell a provider of it either.
 pub fn link_notice(
@@ -48,9 +70,9 @@ pub fn link_notice(
     id: &LinkId,
     link: &LinkDefinition,
 ) -> Option<Message> {
-    let (verb, deleted) = match change {
-        LinkChange::Put => ("put", Some(false)),
-        LinkChange::Deleted => ("del", None),
+    let deleted = match change {
+        LinkChange::Put => Some(false),
+        LinkChange::Deleted => None,
     };
     let (provider, name) = (token(&link.provider_id)?, token(&id.link_name)?);
     let notice = LinkNotice {
@@ -58,7 +80,7 @@ pub fn link_notice(
         deleted,
     };
     Some(Message {
-        subject: format!("wasmbus.rpc.{lattice}.{provider}.{name}.linkdefs.{verb}"),
+        subject: notice_subject(change, lattice, provider, name),
         // Texts, maps of texts and booleans always pack.
         body: rmp_serde::to_vec_named(&notice).ok()?.into(),
     })
@@ -124,7 +146,7 @@ fn event(
         data,
     };
     Some(Message {
-        subject: format!("wasmbus.evt.{lattice}"),
+        subject: event_subject(lattice),
         body: serde_json::to_vec(&event).ok()?.into(),
     })
 }

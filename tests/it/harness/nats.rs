@@ -20,6 +20,8 @@ pub struct Nats {
     /// The members of the configuration's `jetstream` block; none turns JetStream off.
     jetstream: Option<String>,
     extra: String,
+    /// Who clients are here, where the configuration names users.
+    user: Option<String>,
     port: u16,
     child: Option<Child>,
 }
@@ -44,6 +46,28 @@ impl Nats {
     #[cfg(feature = "campaign")]
     pub async fn start_bounded_with(bounds: &str, extra: &str) -> Self {
         Self::start_as(Some(bounds), extra).await
+    }
+
+    /// Starts one whose configuration names users, all with [`PASSWORD`]; this one is who clients are here.
+    pub async fn start_for(user: &str, bounds: &str, extra: &str) -> Self {
+        let mut nats = Self::new(Some(bounds), extra);
+        nats.user = Some(user.to_owned());
+        nats.up().await;
+        nats
+    }
+
+    /// Starts one with JetStream in a domain, and a leaf of it without, whose configuration names users.
+    pub async fn start_hub_and_leaf(domain: &str, user: &str, extra: &str) -> [Self; 2] {
+        let port = port::free();
+        let bounds = format!("domain: {domain}");
+        let listen = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}");
+        let remotes = format!("leafnodes {{ remotes: [{{ url: \"nats://127.0.0.1:{port}\" }}] }}");
+        let mut hub = Self::new(Some(&bounds), &listen);
+        let mut leaf = Self::new(None, &format!("{extra}\n{remotes}"));
+        leaf.user = Some(user.to_owned());
+        hub.up().await;
+        leaf.up().await;
+        [hub, leaf]
     }
 
     /// Starts one without JetStream.
@@ -83,13 +107,27 @@ impl Nats {
             folder: tempfile::tempdir().unwrap(),
             jetstream: jetstream.map(str::to_owned),
             extra: extra.to_owned(),
+            user: None,
             port: port::free(),
             child: None,
         }
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        match &self.user {
+            None => format!("nats://127.0.0.1:{}", self.port),
+            Some(user) => self.url_for(user),
+        }
+    }
+
+    /// Its address for another user.
+    pub fn url_for(&self, user: &str) -> String {
+        format!("nats://{user}:{PASSWORD}@127.0.0.1:{}", self.port)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// Its name in its cluster.
@@ -148,9 +186,8 @@ impl Nats {
 
     /// Waits until JetStream answers.
     pub async fn answers(&self) {
-        let url = self.url();
         until("the nats-server takes connections", async || {
-            let client = async_nats::connect(&url).await.ok()?;
+            let client = self.connect(self.user.as_deref()).await.ok()?;
             // A cluster without a leader does not answer what it was asked before it had one.
             let info = async_nats::Request::new().timeout(Some(Duration::from_millis(200)));
             let answer = client.send_request("$JS.API.INFO", info).await;
@@ -200,7 +237,24 @@ impl Nats {
 
     /// A raw client, as internal tools and hosts use one.
     pub async fn client(&self) -> async_nats::Client {
-        async_nats::connect(self.url()).await.unwrap()
+        self.connect(self.user.as_deref()).await.unwrap()
+    }
+
+    /// A raw client of another user.
+    pub async fn client_for(&self, user: &str) -> async_nats::Client {
+        self.connect(Some(user)).await.unwrap()
+    }
+
+    async fn connect(&self, user: Option<&str>) -> Result<async_nats::Client, async_nats::ConnectError> {
+        let address = format!("127.0.0.1:{}", self.port);
+        match user {
+            None => async_nats::connect(address).await,
+            Some(user) => {
+                let options =
+                    async_nats::ConnectOptions::with_user_and_password(user.into(), PASSWORD.into());
+                options.connect(address).await
+            }
+        }
     }
 
     /// Calls the JetStream API, until it answers: a cluster without a leader does not.
@@ -334,6 +388,9 @@ fn leniency() -> &'static str {
     });
     if *KNOWN { "strict: false" } else { "" }
 }
+
+/// The password of every user that a server's configuration names.
+pub const PASSWORD: &str = "secret";
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,185 @@
+//! `nats-permissions`: the permissions of NATS users as a nats-server's configuration, or as commands of `nsc`.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use super::{EX_USAGE, fail, say};
+use crate::{
+    domain::LatticeName,
+    store::permissions::{self, Permission, Permissions},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NatsPermissions {
+    /// A lattice that the gateway serves, by its whole name (NATS knows no globs within a name); once for each.
+    #[arg(long = "lattice", value_name = "NAME", required = true)]
+    lattices: Vec<String>,
+    /// What to print: a fragment of nats-server's configuration, or commands of `nsc`.
+    #[arg(long, value_enum, default_value = "server")]
+    format: Format,
+    /// The gateway's user.
+    #[arg(long, value_name = "NAME", default_value = "lattice-gateway")]
+    user: String,
+    /// The JetStream domain, as `nats.domain` names it to the gateway.
+    #[arg(long)]
+    domain: Option<String>,
+    /// Let the gateway create the lattices' streams.
+    #[arg(long)]
+    provision: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Server,
+    Nsc,
+}
+
+const HOSTS: &str = "hosts";
+const OTHERS: &str = "everybody-else";
+
+impl NatsPermissions {
+    pub(super) fn run(self) -> ExitCode {
+        match self.text() {
+            Ok(text) => {
+                say(text.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(mistakes) => fail(&mistakes.join("\n"), EX_USAGE),
+        }
+    }
+
+    fn text(&self) -> Result<String, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let mut lattices = Vec::new();
+        for name in &self.lattices {
+            match LatticeName::parse(name) {
+                Ok(name) if lattices.contains(&name) => {}
+                Ok(name) => lattices.push(name),
+                Err(invalid) => mistakes.push(format!("--lattice {name:?}: {invalid}")),
+            }
+        }
+        let words = [("--user", Some(&self.user)), ("--domain", self.domain.as_ref())];
+        for (option, text) in words {
+            if let Some(text) = text.filter(|text| !is_word(text)) {
+                mistakes.push(format!("{option} {text:?}: must be made of A-Z a-z 0-9 _ -"));
+            }
+        }
+        if [HOSTS, OTHERS].contains(&self.user.as_str()) {
+            mistakes.push(format!("--user {:?}: is another user's name here", self.user));
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let gateway = permissions::of_gateway(&lattices, self.domain.as_deref(), self.provision);
+        let denied = permissions::kept_from_others(&lattices);
+        Ok(match self.format {
+            Format::Server => server(&self.user, &gateway, &denied),
+            Format::Nsc => nsc(&self.user, &gateway, &denied),
+        })
+    }
+}
+
+/// One word in the configuration, in a shell, in a URL and in a subject alike.
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// What both formats say of how far it holds.
+const REACH: &str = "\
+# NATS asks for permissions where a user publishes, subscribes or calls; not where the server
+# publishes for a user, on the reply subject of a request or by a stream's republish. Who is not
+# trusted at all belongs into another account.
+";
+
+fn server(user: &str, gateway: &Permissions, denied: &Permissions) -> String {
+    let allowed_publish = server_list(10, &gateway.publish);
+    let allowed_subscribe = server_list(10, &gateway.subscribe);
+    let denied_publish = server_list(6, &denied.publish);
+    let denied_subscribe = server_list(6, &denied.subscribe);
+    format!(
+        r#"# Who may do what around the lattices of a lattice gateway. Include this in the configuration of
+# every nats-server that clients come to, or merge it with the `authorization` that is there.
+#
+# Passwords are taken from the server's environment; without them it does not start. The server reads
+# their values as configuration, so put double quotes into them: NATS_HOSTS_PASSWORD='"..."'. The
+# gateway's also goes into a URL, `nats.servers`: make it of letters and digits.
+#
+{REACH}authorization {{
+  users: [
+    # The gateway: what it does, and nothing else.
+    {{
+      user: "{user}", password: $NATS_GATEWAY_PASSWORD
+      permissions: {{
+        publish: {{ allow: [
+{allowed_publish}        ] }}
+        subscribe: {{ allow: [
+{allowed_subscribe}        ] }}
+      }}
+    }}
+    # Hosts write the lattices by themselves: nothing is taken from them.
+    {{ user: "{HOSTS}", password: $NATS_HOSTS_PASSWORD, permissions: {{ publish: ">", subscribe: ">" }} }}
+    # Everybody else. Add users like this one: the default permissions apply to each that has none.
+    {{ user: "{OTHERS}", password: $NATS_EVERYBODY_ELSE_PASSWORD }}
+  ]
+  default_permissions: {{
+    publish: {{ deny: [
+{denied_publish}    ] }}
+    subscribe: {{ deny: [
+{denied_subscribe}    ] }}
+  }}
+}}
+# Lets in who names no user, as everybody else:
+# no_auth_user: "{OTHERS}"
+"#
+    )
+}
+
+/// The subjects, one a line, each with what happens there.
+fn server_list(indent: usize, permissions: &[Permission]) -> String {
+    let lines = permissions
+        .iter()
+        .map(|Permission { subject, purpose }| format!("{:indent$}\"{subject}\"  # {purpose}\n", ""));
+    lines.collect::<Vec<_>>().concat()
+}
+
+fn nsc(user: &str, gateway: &Permissions, denied: &Permissions) -> String {
+    let (allowed, denied) = (nsc_options("allow", gateway), nsc_options("deny", denied));
+    format!(
+        r#"# Who may do what around the lattices of a lattice gateway. For a shell that knows the account and a
+# user of the hosts: ACCOUNT=... HOSTS=...
+#
+{REACH}
+# The gateway: what it does, and nothing else. Its credentials, for `nats.credentials_file`:
+# nsc generate creds --account "$ACCOUNT" --name {user}
+nsc add user --account "$ACCOUNT" --name {user}{allowed}
+
+# Hosts write the lattices by themselves: nothing is taken from them. So for each user of theirs:
+nsc edit user --account "$ACCOUNT" --name "$HOSTS" --allow-pubsub '>'
+
+# Everybody else: the account's permissions apply to each user that has none of its own. Give the same
+# options to those that have some, with: nsc edit user --account "$ACCOUNT" --name USER
+nsc edit account --name "$ACCOUNT"{denied}
+
+nsc push --account "$ACCOUNT"
+"#
+    )
+}
+
+fn nsc_options(verdict: &str, permissions: &Permissions) -> String {
+    let option = |direction: &str, permission: &Permission| {
+        format!(" \\\n    --{verdict}-{direction} '{}'", permission.subject)
+    };
+    let publish = permissions
+        .publish
+        .iter()
+        .map(|permission| option("pub", permission));
+    let subscribe = permissions
+        .subscribe
+        .iter()
+        .map(|permission| option("sub", permission));
+    publish.chain(subscribe).collect::<Vec<_>>().concat()
+}

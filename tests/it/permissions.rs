@@ -1,0 +1,815 @@
+//! `lattice-gateway nats-permissions`: with what it prints the gateway does everything, needs each line, and nobody but
+//! hosts writes a lattice besides.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use lattice_gateway::{
+    config::Config,
+    proto::{
+        Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest,
+        GetLinkDefinitionRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
+        ListOciReferencesRequest, OciReference, ProvisionLatticeRequest, PutClaimsRequest,
+        SetOciReferenceRequest, consistency::Requirement, put_claims_request::Source,
+    },
+};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tonic::{IntoRequest, Request};
+
+use crate::harness::{
+    Nats, TestGateway,
+    api::{ACTOR, PROVIDER},
+    keys, link,
+    nats::{self, PASSWORD},
+    put_link, told, until,
+};
+
+const GATEWAY: &str = "lattice-gateway";
+const HOSTS: &str = "hosts";
+const OTHERS: &str = "everybody-else";
+
+/// How long one step may take before it counts as failed.
+const SOON: Duration = Duration::from_secs(6);
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
+        .arg("nats-permissions")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn printed(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The server's configuration: what was printed, and its passwords, which a variable of the configuration gives as well
+/// as one of the environment.
+fn with_passwords(printed: &str) -> String {
+    let variables = ["GATEWAY", "HOSTS", "EVERYBODY_ELSE"];
+    let passwords = variables.map(|user| format!("NATS_{user}_PASSWORD: \"{PASSWORD}\"\n"));
+    passwords.concat() + printed
+}
+
+async fn serving(nats: &Nats, settings: &str) -> TestGateway {
+    let text = format!("{settings}\n[lattices.\"*\"]\ntrusted_issuers = [\"*\"]\n");
+    let mut config = Config::parse(&text, std::iter::empty()).unwrap();
+    config.nats.servers = nats.url_for(GATEWAY);
+    TestGateway::with(config).await
+}
+
+/// What the server has refused to a user: `publish` or `subscribe`, and the subject.
+fn violations(nats: &Nats, user: &str) -> BTreeSet<(&'static str, String)> {
+    // As servers since 2.11 name the user, and as those before.
+    let names = [format!("user:{user}\""), format!("User \"{user}\"")];
+    let log = nats.log();
+    log.lines()
+        .filter(|line| names.iter().any(|name| line.contains(name)))
+        .filter_map(|line| {
+            let kind = match line {
+                line if line.contains("Publish Violation") => "publish",
+                line if line.contains("Subscription Violation") => "subscribe",
+                _ => return None,
+            };
+            let (_, subject) = line.split_once("Subject \"")?;
+            Some((kind, subject.split_once('"')?.0.to_owned()))
+        })
+        .collect()
+}
+
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(expected), Some(token)) if expected == "*" || expected == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// A call that is not waited for longer than a step may take.
+fn bounded<T>(message: T) -> Request<T> {
+    let mut request = message.into_request();
+    request.set_timeout(Duration::from_secs(4));
+    request
+}
+
+fn fully_consistent() -> Consistency {
+    Consistency {
+        requirement: Some(Requirement::FullyConsistent(true)),
+    }
+}
+
+fn default_lattice() -> String {
+    "default".to_owned()
+}
+
+/// Everything that the gateway does on the lattice `default`, beside hosts on `hosts`. Ends at the step that fails.
+async fn everything(hosts: &Nats, leaf: &Nats, settings: &str) -> Result<(), &'static str> {
+    let gateway = serving(leaf, settings).await;
+    let done = on_one_gateway(hosts, &gateway).await;
+    gateway.running.shut_down().await;
+    done?;
+    let newcomer = serving(leaf, settings).await;
+    let done = on_a_newcomer(hosts, &newcomer).await;
+    newcomer.running.shut_down().await;
+    done
+}
+
+async fn on_one_gateway(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    let list = gateway
+        .lattices()
+        .list_lattices(bounded(ListLatticesRequest::default()))
+        .await;
+    list.map_err(|_refused| "list")?;
+    let provision = ProvisionLatticeRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let provisioned = gateway.lattices().provision_lattice(bounded(provision)).await;
+    provisioned.map_err(|_refused| "provision")?;
+
+    let client = hosts.client().await;
+    let mut heard = client.subscribe("wasmbus.>").await.unwrap();
+    client.flush().await.unwrap();
+    write_and_read(gateway).await?;
+    let mut missing = BTreeSet::from(["put", "del", "default"]);
+    let hearing = async {
+        while !missing.is_empty() {
+            let subject = heard.next().await.unwrap().subject;
+            missing.remove(subject.rsplit('.').next().unwrap());
+        }
+    };
+    // What comes through a leaf may come late.
+    drop(timeout(Duration::from_secs(2), hearing).await);
+    for (last_token, step) in [
+        ("put", "tell put"),
+        ("del", "tell del"),
+        ("default", "tell event"),
+    ] {
+        if missing.contains(last_token) {
+            return Err(step);
+        }
+    }
+    sweep(hosts, gateway).await?;
+    follow_again(hosts, gateway).await?;
+    notice_changes(hosts, gateway).await
+}
+
+async fn write_and_read(gateway: &TestGateway) -> Result<(), &'static str> {
+    let (token, module) = keys::actor_token(&KeyPair::new_account(), json!({}));
+    let put_claims = PutClaimsRequest {
+        lattice: default_lattice(),
+        source: Some(Source::Jwt(token)),
+        ..Default::default()
+    };
+    let written = gateway.claims().put_claims(bounded(put_claims)).await;
+    written.map_err(|_refused| "put claims")?;
+    put(gateway, "a").await.map_err(|_refused| "put link")?;
+    let set = SetOciReferenceRequest {
+        lattice: default_lattice(),
+        oci_reference: Some(OciReference {
+            oci_url: "registry.example/echo:0.3.4".into(),
+            public_key: ACTOR.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let set = gateway.references().set_oci_reference(bounded(set)).await;
+    set.map_err(|_refused| "set reference")?;
+
+    let get = GetClaimsRequest {
+        lattice: default_lattice(),
+        public_key: module,
+        consistency: Some(fully_consistent()),
+    };
+    let get = gateway.claims().get_claims(bounded(get)).await;
+    get.map_err(|_refused| "get claims")?;
+    let list = ListClaimsRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let list = gateway.claims().list_claims(bounded(list)).await;
+    list.map_err(|_refused| "list claims")?;
+    let list = ListLinkDefinitionsRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let list = gateway.links().list_link_definitions(bounded(list)).await;
+    list.map_err(|_refused| "list links")?;
+    let list = ListOciReferencesRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let list = gateway.references().list_oci_references(bounded(list)).await;
+    list.map_err(|_refused| "list references")?;
+    let delete = DeleteLinkDefinitionRequest {
+        lattice: default_lattice(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        ..Default::default()
+    };
+    let delete = gateway.links().delete_link_definition(bounded(delete)).await;
+    delete.map_err(|_refused| "delete link").map(drop)
+}
+
+/// A host's link, which the gateway outbids and removes.
+async fn sweep(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    let (before, _) = hosts.state("default").await;
+    hosts
+        .publish_raw("lc.default.linkdefs.a-hosts", body(ACTOR, "host"))
+        .await;
+    soon(async || (hosts.state("default").await.0 == before + 1).then_some(()))
+        .await
+        .ok_or("host's link")?;
+    put(gateway, "b").await.map_err(|_refused| "outbid")?;
+    soon(async || (hosts.state("default").await.0 == before).then_some(()))
+        .await
+        .ok_or("sweep")
+}
+
+/// Somebody deletes the gateway's consumer: it makes another.
+async fn follow_again(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    let consumers = async || {
+        let names = hosts
+            .api("CONSUMER.NAMES.LATTICECACHE_default", Value::Null)
+            .await;
+        serde_json::from_value::<Vec<String>>(names["consumers"].clone()).unwrap_or_default()
+    };
+    let consumer = consumers().await.pop().ok_or("follow")?;
+    hosts
+        .api(
+            &format!("CONSUMER.DELETE.LATTICECACHE_default.{consumer}"),
+            Value::Null,
+        )
+        .await;
+    soon(async || {
+        let consumers = consumers().await;
+        (!consumers.is_empty() && !consumers.contains(&consumer)).then_some(())
+    })
+    .await
+    .ok_or("follow again")?;
+    read(gateway).await.map_err(|_refused| "read after that")
+}
+
+/// A host that migrates, and one that purges.
+async fn notice_changes(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    let bucket = json!({
+        "name": "KV_LATTICEDATA_default", "subjects": ["$KV.LATTICEDATA_default.>"], "storage": "memory",
+        "max_msgs_per_subject": 1,
+    });
+    hosts.api("STREAM.CREATE.KV_LATTICEDATA_default", bucket).await;
+    soon(async || {
+        let refused = read(gateway).await.err()?;
+        (refused == ErrorReason::LayoutAmbiguous).then_some(())
+    })
+    .await
+    .ok_or("migration")?;
+    hosts
+        .api("STREAM.DELETE.KV_LATTICEDATA_default", Value::Null)
+        .await;
+    soon(async || read(gateway).await.ok())
+        .await
+        .ok_or("migration undone")?;
+
+    hosts.api("STREAM.PURGE.LATTICECACHE_default", json!({})).await;
+    soon(async || {
+        let reason = read(gateway).await.err()?;
+        (reason == ErrorReason::EntryNotFound).then_some(())
+    })
+    .await
+    .ok_or("removal")
+}
+
+/// As many links as flow control is for, the last of them removed: only the leader knows that there is no more.
+async fn on_a_newcomer(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    const LINKS: u64 = 1_000;
+    let client = hosts.client().await;
+    for number in 0..=LINKS {
+        let subject = format!("lc.default.linkdefs.bulk-{number}");
+        let body = body(&format!("M{number}"), &"x".repeat(5_000));
+        client.publish(subject, body.into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let last = format!("lc.default.linkdefs.bulk-{LINKS}");
+    let last = soon(async || hosts.last("default", &last).await).await.unwrap();
+    let delete = json!({"seq": last.sequence});
+    hosts.api("STREAM.MSG.DELETE.LATTICECACHE_default", delete).await;
+    soon(async || {
+        let get = GetLatticeRequest {
+            lattice: default_lattice(),
+        };
+        let answer = gateway.lattices().get_lattice(bounded(get)).await.ok()?;
+        let lattice = answer.into_inner().lattice.unwrap();
+        (lattice.link_definition_count == LINKS).then_some(())
+    })
+    .await
+    .ok_or("read it all")
+}
+
+async fn put(gateway: &TestGateway, value: &str) -> Result<(), tonic::Status> {
+    let request = bounded(put_link(link(ACTOR, PROVIDER, value)));
+    gateway.links().put_link_definition(request).await.map(drop)
+}
+
+/// Reads the link as the leader tells it.
+async fn read(gateway: &TestGateway) -> Result<(), ErrorReason> {
+    let get = GetLinkDefinitionRequest {
+        lattice: default_lattice(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        consistency: Some(fully_consistent()),
+        ..Default::default()
+    };
+    let answer = gateway.links().get_link_definition(bounded(get)).await;
+    told(answer).map(drop).map_err(|told| told.reason)
+}
+
+/// A link as hosts write it.
+fn body(actor: &str, value: &str) -> String {
+    json!({
+        "actor_id": actor, "contract_id": "wasmcloud:keyvalue", "deleted": false, "id": "x", "link_name": "default",
+        "provider_id": PROVIDER, "values": {"value": value},
+    })
+    .to_string()
+}
+
+/// Asks until there is an answer, as long as one step may take.
+async fn soon<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, asking).await.ok()
+}
+
+#[tokio::test]
+async fn the_gateway_does_everything_and_is_refused_nothing() {
+    let printed = printed(&["--lattice", "default", "--lattice", "other", "--provision"]);
+    let nats = Nats::start_for(HOSTS, "", &with_passwords(&printed)).await;
+    assert_eq!(everything(&nats, &nats, "").await, Ok(()));
+    assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
+}
+
+/// Lines of a text without those that have this in them.
+fn without(text: &str, part: &str) -> String {
+    let lines = text.lines().filter(|line| !line.contains(part));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn so_it_does_in_a_domain_and_through_a_leaf_of_it() {
+    let printed = printed(&["--lattice", "default", "--provision", "--domain", "hub"]);
+    let domain = "[nats]\ndomain = \"hub\"";
+    // A server in the domain looks at the calls as if they named none, a leaf at what they name.
+    let within = with_passwords(&without(&printed, "\"$JS.hub.API"));
+    let nats = Nats::start_for(HOSTS, "domain: hub", &within).await;
+    assert_eq!(everything(&nats, &nats, domain).await, Ok(()));
+    assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
+
+    let beside = with_passwords(&without(&printed, "\"$JS.API"));
+    let [hub, leaf] = Nats::start_hub_and_leaf("hub", HOSTS, &beside).await;
+    let client = leaf.client().await;
+    until("the leaf reaches the hub", async || {
+        client.request("$JS.hub.API.INFO", "".into()).await.ok()
+    })
+    .await;
+    assert_eq!(everything(&hub, &leaf, domain).await, Ok(()));
+    assert_eq!(violations(&leaf, GATEWAY), BTreeSet::new());
+}
+
+/// Every line of the gateway's permissions, and the step that fails without it; `None` where all goes on, by another way
+/// or without what only tidies up.
+const NEEDED: [(&str, &str, Option<&str>); 19] = [
+    ("publish", "$JS.API.STREAM.NAMES", Some("list")),
+    ("publish", "lc.default.claims.*", Some("put claims")),
+    ("publish", "lc.default.linkdefs.*", Some("put link")),
+    ("publish", "lc.default.refmap.*", Some("set reference")),
+    (
+        "publish",
+        "wasmbus.rpc.default.*.*.linkdefs.put",
+        Some("tell put"),
+    ),
+    (
+        "publish",
+        "wasmbus.rpc.default.*.*.linkdefs.del",
+        Some("tell del"),
+    ),
+    ("publish", "wasmbus.evt.default", Some("tell event")),
+    (
+        "publish",
+        "$JS.API.STREAM.INFO.LATTICECACHE_default",
+        Some("provision"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.INFO.KV_LATTICEDATA_default",
+        Some("provision"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.CREATE.LATTICECACHE_default",
+        Some("provision"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.MSG.GET.LATTICECACHE_default",
+        Some("read it all"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.MSG.DELETE.LATTICECACHE_default",
+        Some("sweep"),
+    ),
+    (
+        "publish",
+        "$JS.API.CONSUMER.CREATE.LATTICECACHE_default.*",
+        Some("provision"),
+    ),
+    // What is not deleted is forgotten by the server after 30 s.
+    ("publish", "$JS.API.CONSUMER.DELETE.LATTICECACHE_default.*", None),
+    ("publish", "$JS.FC.LATTICECACHE_default.>", Some("read it all")),
+    (
+        "publish",
+        "$JS.FC.*.*.LATTICECACHE_default.>",
+        Some("read it all"),
+    ),
+    ("subscribe", "_INBOX_lattice_gateway.>", Some("list")),
+    // Then changes are noticed by asking.
+    (
+        "subscribe",
+        "$JS.EVENT.ADVISORY.STREAM.*.LATTICECACHE_default",
+        None,
+    ),
+    (
+        "subscribe",
+        "$JS.EVENT.ADVISORY.STREAM.CREATED.KV_LATTICEDATA_default",
+        None,
+    ),
+];
+
+/// The lines of the gateway's user, as they are printed.
+fn lines_of_gateway(printed: &str) -> BTreeMap<String, usize> {
+    let end = printed.lines().position(|line| line.contains("# Hosts")).unwrap();
+    let lines = printed.lines().enumerate().take(end);
+    lines
+        .filter_map(|(number, line)| {
+            let rest = line.trim_start().strip_prefix('"')?;
+            Some((rest.split_once('"')?.0.to_owned(), number))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn each_permission_is_needed() {
+    let printed = printed(&["--lattice", "default", "--provision"]);
+    let lines = lines_of_gateway(&printed);
+    let listed = NEEDED.map(|(_, subject, _)| subject.to_owned());
+    assert_eq!(lines.keys().cloned().collect::<BTreeSet<_>>(), listed.into());
+    let told = Command::new(nats::program()).arg("--version").output().unwrap();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let has_features = !["v2.10.", "v2.11.", "v2.12."]
+        .iter()
+        .any(|old| told.contains(old));
+
+    let rows = NEEDED
+        .iter()
+        .filter(|(_, subject, _)| has_features || !subject.starts_with("$JS.FC.*"));
+    let checks = stream::iter(rows).map(async |(kind, subject, fails)| {
+        let rest = printed.lines().enumerate();
+        let rest = rest.filter(|(number, _)| *number != lines[*subject]);
+        let rest = rest.map(|(_, line)| line).collect::<Vec<_>>().join("\n");
+        let feature = match subject.starts_with("$JS.FC.*") {
+            true => "\nfeature_flags { js_ack_fc_v2: true }\n",
+            false => "",
+        };
+        let nats = Nats::start_for(HOSTS, "", &(with_passwords(&rest) + feature)).await;
+        let done = everything(&nats, &nats, "").await;
+        assert_eq!(
+            done.err(),
+            *fails,
+            "without {subject}: {:?}",
+            violations(&nats, GATEWAY)
+        );
+        let refused = violations(&nats, GATEWAY);
+        assert!(!refused.is_empty(), "without {subject}");
+        for (refused_kind, refused) in &refused {
+            assert_eq!(refused_kind, kind, "{refused}");
+            assert!(matches(subject, refused), "without {subject}: {refused}");
+        }
+    });
+    // As many at a time as leave each the time that its steps may take.
+    checks.buffer_unordered(3).collect::<Vec<()>>().await;
+}
+
+#[tokio::test]
+async fn nobody_but_hosts_writes_a_lattice_besides() {
+    let printed = printed(&["--lattice", "default"]);
+    let nats = Nats::start_for(HOSTS, "domain: hub", &with_passwords(&printed)).await;
+    nats.create_stream("default", json!({})).await;
+    let bucket = json!({"name": "KV_LATTICEDATA_default", "subjects": ["$KV.LATTICEDATA_default.>"]});
+    let created = nats.api("STREAM.CREATE.KV_LATTICEDATA_default", bucket).await;
+    assert_eq!(created["error"], Value::Null);
+    nats.publish_raw("lc.default.linkdefs.x", body(ACTOR, "host"))
+        .await;
+    until("what hosts publish is stored", async || {
+        (nats.state("default").await == (1, 1)).then_some(())
+    })
+    .await;
+
+    let others = nats.client_for(OTHERS).await;
+    let streams = [
+        "LATTICECACHE_default",
+        "KV_LATTICEDATA_default",
+        "KV_CONFIGDATA_default",
+    ];
+    let calls = streams.iter().flat_map(|stream| {
+        [
+            "CREATE",
+            "UPDATE",
+            "DELETE",
+            "PURGE",
+            "MSG.DELETE",
+            "RESTORE",
+            "PEER.REMOVE",
+            "LEADER.STEPDOWN",
+        ]
+        .map(|call| format!("$JS.API.STREAM.{call}.{stream}"))
+    });
+    let mut refused = calls.collect::<Vec<_>>();
+    refused.extend(
+        [
+            "lc.default.linkdefs.x",
+            "lc.default.claims.M",
+            "lc.default.anything.at.all",
+            "$KV.LATTICEDATA_default.LINKDEF_x",
+            "hub.$KV.LATTICEDATA_default.LINKDEF_x",
+            "$KV.CONFIGDATA_default.x",
+            "_INBOX_lattice_gateway.x.y",
+        ]
+        .map(str::to_owned),
+    );
+    for subject in &refused {
+        others
+            .publish(subject.clone(), r#"{"seq":1}"#.into())
+            .await
+            .unwrap();
+    }
+    // A server in the domain takes the domain off before it looks.
+    for call in ["STREAM.PURGE.LATTICECACHE_default", "$KV.LATTICEDATA_default.x"] {
+        others
+            .publish(format!("$JS.hub.API.{call}"), "".into())
+            .await
+            .unwrap();
+    }
+    others.subscribe("_INBOX_lattice_gateway.>").await.unwrap();
+    others.flush().await.unwrap();
+    until("all of it is refused", async || {
+        let violations = violations(&nats, OTHERS);
+        let publishes = refused
+            .iter()
+            .all(|subject| violations.contains(&("publish", subject.clone())));
+        let inbox = ("subscribe", "_INBOX_lattice_gateway.>".to_owned());
+        (publishes && violations.contains(&inbox)).then_some(())
+    })
+    .await;
+    assert_eq!(nats.state("default").await, (1, 1));
+    let info = nats.api("STREAM.INFO.KV_LATTICEDATA_default", Value::Null).await;
+    assert_eq!(info["state"]["last_seq"], 0);
+
+    // Who hears everything does not hear what the gateway is answered.
+    let mut heard = others.subscribe(">").await.unwrap();
+    others.flush().await.unwrap();
+    nats.publish_raw("_INBOX_lattice_gateway.x", "answer").await;
+    nats.publish_raw("the.end", "").await;
+    assert_eq!(heard.next().await.unwrap().subject, "the.end".into());
+
+    others_do_what_is_theirs(&nats, &others).await;
+}
+
+async fn others_do_what_is_theirs(nats: &Nats, others: &async_nats::Client) {
+    let before = violations(nats, OTHERS);
+    let api = async |call: &str, request: Value| {
+        let request = if request.is_null() {
+            String::new()
+        } else {
+            request.to_string()
+        };
+        let asked = others.request(format!("$JS.API.{call}"), request.into());
+        let answer: Value = serde_json::from_slice(&asked.await.unwrap().payload).unwrap();
+        assert_eq!(answer["error"], Value::Null, "{call}: {answer}");
+        answer
+    };
+    let mut replies = others.subscribe("theirs.>").await.unwrap();
+    others.publish("theirs.a", "hello".into()).await.unwrap();
+    assert_eq!(replies.next().await.unwrap().payload, "hello");
+    api(
+        "STREAM.CREATE.mine",
+        json!({"name": "mine", "subjects": ["mine.>"]}),
+    )
+    .await;
+    others.request("mine.a", "kept".into()).await.unwrap();
+    api("STREAM.PURGE.mine", json!({})).await;
+    api("STREAM.DELETE.mine", Value::Null).await;
+    // Who may read a lattice is another question.
+    api("STREAM.INFO.LATTICECACHE_default", Value::Null).await;
+    let consumer = json!({
+        "stream_name": "LATTICECACHE_default",
+        "config": {"name": "reader", "deliver_policy": "last_per_subject", "filter_subject": "lc.default.>"},
+    });
+    api("CONSUMER.CREATE.LATTICECACHE_default.reader", consumer).await;
+    assert_eq!(violations(nats, OTHERS), before);
+    assert_eq!(violations(nats, HOSTS), BTreeSet::new());
+}
+
+/// NATS does not ask for permissions where the server publishes for a user. What is printed says so.
+#[tokio::test]
+async fn a_determined_user_of_the_same_account_still_gets_through() {
+    let printed = printed(&["--lattice", "default"]);
+    let nats = Nats::start_for(HOSTS, "", &with_passwords(&printed)).await;
+    nats.create_stream("default", json!({})).await;
+    let others = nats.client_for(OTHERS).await;
+    let smuggle = async |from: &str, through: &str| {
+        let reply = format!("lc.default.linkdefs.{through}");
+        others
+            .publish_with_reply(from.to_owned(), reply.clone(), "".into())
+            .await
+            .unwrap();
+        until(through, async || nats.last("default", &reply).await).await
+    };
+    smuggle("$JS.API.INFO", "reply").await;
+    let republish = json!({
+        "name": "mine", "subjects": ["mine.>"], "republish": {"src": "mine.>", "dest": "lc.default.linkdefs.>"},
+    });
+    let created = others.request("$JS.API.STREAM.CREATE.mine", republish.to_string().into());
+    created.await.unwrap();
+    others.publish("mine.republished", "mine".into()).await.unwrap();
+    until("republished", async || {
+        nats.last("default", "lc.default.linkdefs.republished").await
+    })
+    .await;
+    assert_eq!(violations(&nats, OTHERS), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn the_gateway_writes_no_lattice_that_is_not_named() {
+    let printed = printed(&["--lattice", "default"]);
+    let nats = Nats::start_for(HOSTS, "", &with_passwords(&printed)).await;
+    nats.create_stream("other", json!({})).await;
+    let gateway = serving(&nats, "").await;
+    let mut put = put_link(link(ACTOR, PROVIDER, "a"));
+    put.lattice = "other".to_owned();
+    assert_eq!(
+        gateway.put(put).await.unwrap_err().reason,
+        ErrorReason::BackendForbidden
+    );
+    let provision = ProvisionLatticeRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let provisioned = gateway.lattices().provision_lattice(provision).await;
+    assert_eq!(
+        told(provisioned).unwrap_err().reason,
+        ErrorReason::BackendForbidden
+    );
+
+    let client = nats.client_for(GATEWAY).await;
+    let subjects = [
+        "lc.other.linkdefs.x",
+        "lc.default.other.x",
+        "lc.default.linkdefs.x.y",
+        "$JS.API.STREAM.DELETE.LATTICECACHE_default",
+        "$JS.API.STREAM.PURGE.LATTICECACHE_default",
+        "$JS.API.STREAM.UPDATE.LATTICECACHE_default",
+        "wasmbus.ctl.default.linkdefs.put",
+    ];
+    for subject in subjects {
+        client.publish(subject, "".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    until("all of it is refused", async || {
+        let violations = violations(&nats, GATEWAY);
+        let is_refused = |subject: &&str| violations.contains(&("publish", (*subject).to_owned()));
+        subjects.iter().all(is_refused).then_some(())
+    })
+    .await;
+    assert_eq!(nats.state("other").await, (0, 0));
+}
+
+#[test]
+fn nsc_is_told_the_same() {
+    let arguments = [
+        "--lattice",
+        "default",
+        "--lattice",
+        "other",
+        "--provision",
+        "--user",
+        "gate",
+    ];
+    let server = printed(&arguments);
+    let script = printed(&[&arguments[..], &["--format", "nsc"]].concat());
+    // A shell reads it; `nsc` prints what it is given.
+    let nsc = "set -eu; ACCOUNT=A HOSTS=hosts; nsc() { printf '%s\\n' \"$*\"; }; ";
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{nsc}{script}"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let [gateway, hosts, account, push] = told.lines().collect::<Vec<_>>()[..] else {
+        panic!("{told}");
+    };
+    let subjects = |line: &str, option: &str| {
+        let words = line.split(' ').collect::<Vec<_>>();
+        let pairs = words.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert!(
+        gateway.starts_with("add user --account A --name gate --allow-pub "),
+        "{gateway}"
+    );
+    let allowed = &subjects(gateway, "--allow-pub") | &subjects(gateway, "--allow-sub");
+    assert_eq!(allowed, lines_of_gateway(&server).into_keys().collect());
+    assert_eq!(hosts, "edit user --account A --name hosts --allow-pubsub >");
+    assert!(
+        account.starts_with("edit account --name A --deny-pub "),
+        "{account}"
+    );
+    assert_eq!(push, "push --account A");
+    let (_, of_others) = server.split_once("default_permissions").unwrap();
+    let denied = subjects(account, "--deny-pub");
+    assert!(denied.contains("lc.other.>"), "{denied:?}");
+    for subject in denied.iter().chain(&subjects(account, "--deny-sub")) {
+        assert!(of_others.contains(&format!("\"{subject}\"")), "{subject}");
+    }
+    let lines = of_others
+        .lines()
+        .filter(|line| line.trim_start().starts_with('"'));
+    assert_eq!(lines.count(), denied.len() + 1);
+}
+
+#[test]
+fn what_is_no_name_is_refused_with_its_option() {
+    let output = run(&[
+        "--lattice",
+        "bad.name",
+        "--lattice",
+        "*",
+        "--user",
+        "a b",
+        "--domain",
+        "hub.>",
+    ]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    for named in [
+        "--lattice \"bad.name\"",
+        "--lattice \"*\"",
+        "--user \"a b\"",
+        "--domain \"hub.>\"",
+    ] {
+        assert!(said.contains(named), "{said}");
+    }
+    assert_eq!(
+        run(&["--lattice", "default", "--user", HOSTS]).status.code(),
+        Some(64)
+    );
+}
+
+#[test]
+fn a_server_without_the_passwords_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("nats.conf");
+    std::fs::write(&config, printed(&["--lattice", "default"])).unwrap();
+    let check = || {
+        let mut check = Command::new(nats::program());
+        check.arg("-t").arg("-c").arg(&config).env_clear();
+        check
+    };
+    let refused = check().output().unwrap();
+    assert!(!refused.status.success());
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("NATS_"),
+        "{refused:?}"
+    );
+    let variables = ["GATEWAY", "HOSTS", "EVERYBODY_ELSE"].map(|user| format!("NATS_{user}_PASSWORD"));
+    let passwords = variables.map(|name| (name, "\"12345 $ecret#\""));
+    let accepted = check().envs(passwords).output().unwrap();
+    assert!(accepted.status.success(), "{accepted:?}");
+}
