@@ -133,6 +133,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         listener,
         router,
         config.connections,
+        None,
         drain.clone(),
         quiet(in_flight, config.calls.in_flight_max, drain.clone()),
     ));

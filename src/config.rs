@@ -258,6 +258,7 @@ impl Config {
         };
         let connections = ConnectionLimits {
             connections_max: server.connections_max,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             streams_max: server.streams_max,
             age_max: time("connection_age_max", &server.connection_age_max),
             drain_timeout: time("drain_timeout", &server.drain_timeout),
@@ -307,6 +308,7 @@ impl Config {
 }
 
 const MAX_COUNT: usize = 1_000_000;
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 
 /// Callers cannot be authenticated yet, so nobody from beyond the machine may come.
 pub fn loopback_only(name: &str, address: SocketAddr) -> Option<String> {

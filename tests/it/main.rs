@@ -33,3 +33,4 @@ mod outage;
 mod proto_style;
 mod shutdown;
 mod tenancy;
+mod tls;
