@@ -82,6 +82,9 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let metrics = Metrics::new();
+    if let Some(tls) = &config.tls {
+        metrics.certificate_ends(tls.not_after_unix_seconds());
+    }
     let lattices = Arc::new(Lattices::new(
         LatticesConfig {
             api: JetStream::new(requests.clone(), config.nats.domain.as_deref()),
@@ -131,6 +134,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         let reloader = Reloader {
             file,
             authenticator,
+            tls: config.tls.clone(),
             metrics,
         };
         let watch = reloader.watch(config.clone());
@@ -154,6 +158,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         listener,
         router,
         config.connections,
+        config.tls.clone(),
         drain.clone(),
         quiet(in_flight, config.calls.in_flight_max, drain.clone()),
     ));

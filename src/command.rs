@@ -147,7 +147,9 @@ impl Serve {
         };
         config.listen = self.listen.unwrap_or(config.listen);
         config.admin_listen = self.admin_listen.unwrap_or(config.admin_listen);
-        if let Some(mistake) = not_loopback(&config) {
+        if config.tls.is_none()
+            && let Some(mistake) = config::secured("listen", config.listen)
+        {
             return fail(&mistake, EX_USAGE);
         }
         if !telemetry::init(&config.log.filter, config.log.format) {
@@ -263,9 +265,17 @@ fn ready_line(running: &Running, nats: &str) -> String {
     .to_string()
 }
 
+/// `dev` lets in whoever comes, so it is for this machine alone.
 fn not_loopback(config: &Config) -> Option<String> {
-    config::loopback_only("listen", config.listen)
-        .or_else(|| config::loopback_only("admin_listen", config.admin_listen))
+    [("--listen", config.listen), ("--admin-listen", config.admin_listen)]
+        .into_iter()
+        .find(|(_, address)| !address.ip().is_loopback())
+        .map(|(option, address)| {
+            format!(
+                "{option}: {address} is not a loopback address; `dev` lets in whoever comes, so it serves only 127.0.0.1 or \
+                 [::1]; beyond the machine use `serve`"
+            )
+        })
 }
 
 fn in_runtime(run: impl Future<Output = ExitCode>) -> ExitCode {

@@ -1,7 +1,7 @@
 //! Settings: from a file and the environment into a checked [`Config`], with every mistake told at once.
 //!
 //! The only module that reads the environment. `LATTICE_GATEWAY_<SECTION>_<KEY>` overrides the file's `[section] key`
-//! for the sections `server`, `nats`, `log` and `audit`.
+//! for the sections `server`, `tls`, `nats`, `log` and `audit`.
 
 mod callers;
 
@@ -19,7 +19,10 @@ use crate::{
         claims_token::TrustedIssuers,
         nkey::{Nkey, NkeyKind},
     },
-    rpc::server::ConnectionLimits,
+    rpc::{
+        server::ConnectionLimits,
+        tls::{ClientCertificates, Tls, TlsConfig, TlsVersion},
+    },
     telemetry::LogFormat,
 };
 
@@ -29,9 +32,9 @@ pub const ENV_PREFIX: &str = "LATTICE_GATEWAY_";
 /// Everything that the server needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where gRPC is served. Loopback.
+    /// Where gRPC is served; a loopback address unless there is TLS.
     pub listen: SocketAddr,
-    /// Where health and metrics are served. Loopback.
+    /// Where health and metrics are served, to whoever asks; they name no caller and no lattice.
     pub admin_listen: SocketAddr,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
@@ -57,6 +60,8 @@ pub struct Config {
     pub create_on_write: Option<Storage>,
     /// Who the lattice's events say they are from; without one, a key is made at every start.
     pub host_key: Option<Nkey>,
+    /// What connections are secured with; nothing of `dev`.
+    pub tls: Option<Arc<Tls>>,
     /// Where attempts to change something are recorded; nowhere where that is not configured.
     pub audit: Option<AuditConfig>,
     /// How logs are written.
@@ -107,6 +112,7 @@ struct RawConfig {
     server: RawServer,
     nats: RawNats,
     log: RawLog,
+    tls: Option<RawTls>,
     audit: Option<RawAudit>,
     lattices: BTreeMap<String, RawLattice>,
     callers_file: Option<PathBuf>,
@@ -124,6 +130,7 @@ struct RawServer {
     deadline_max: String,
     ack_timeout: String,
     connections_max: usize,
+    connections_per_address_max: usize,
     streams_max: u32,
     connection_age_max: String,
     drain_timeout: String,
@@ -143,6 +150,17 @@ struct RawNats {
 struct RawLog {
     filter: String,
     format: LogFormat,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate_file: PathBuf,
+    key_file: PathBuf,
+    client_ca_file: Option<PathBuf>,
+    client_certificates: Option<ClientCertificates>,
+    #[serde(default)]
+    minimum_version: TlsVersion,
 }
 
 #[derive(Debug, Deserialize)]
@@ -203,6 +221,7 @@ impl Default for RawServer {
             deadline_max: "60s".to_owned(),
             ack_timeout: "2s".to_owned(),
             connections_max: 1_024,
+            connections_per_address_max: 256,
             streams_max: 256,
             connection_age_max: "30m".to_owned(),
             drain_timeout: "25s".to_owned(),
@@ -303,6 +322,7 @@ impl Config {
         };
         let connections = ConnectionLimits {
             connections_max: server.connections_max,
+            connections_per_address_max: server.connections_per_address_max,
             streams_max: server.streams_max,
             age_max: time("connection_age_max", &server.connection_age_max),
             drain_timeout: time("drain_timeout", &server.drain_timeout),
@@ -310,6 +330,7 @@ impl Config {
         for (name, count) in [
             ("in_flight_max", server.in_flight_max),
             ("connections_max", server.connections_max),
+            ("connections_per_address_max", server.connections_per_address_max),
         ] {
             if count == 0 || count > MAX_COUNT {
                 mistakes.push(format!("server.{name}: must be from 1 to {MAX_COUNT}"));
@@ -318,10 +339,9 @@ impl Config {
         if calls.default_deadline > calls.deadline_max {
             mistakes.push("server.default_deadline: is over server.deadline_max".to_owned());
         }
-        for (name, address) in [("listen", server.listen), ("admin_listen", server.admin_listen)] {
-            if let Some(mistake) = loopback_only(name, address) {
-                mistakes.push(mistake);
-            }
+        let tls = raw.tls.as_ref().and_then(|tls| tls.load(mistakes));
+        if raw.tls.is_none() {
+            mistakes.extend(secured("listen", server.listen));
         }
         Self {
             listen: server.listen,
@@ -346,6 +366,7 @@ impl Config {
                     .map_err(|invalid| mistakes.push(format!("server.host_key: {invalid}")))
                     .ok()
             }),
+            tls: tls.map(Arc::new),
             audit: raw.audit.as_ref().map(|audit| AuditConfig {
                 destination: match audit.to.to_str() {
                     Some("stdout") => Destination::Stdout,
@@ -366,14 +387,33 @@ impl Config {
 
 const MAX_COUNT: usize = 1_000_000;
 
-/// Callers cannot be authenticated yet, so nobody from beyond the machine may come.
-pub fn loopback_only(name: &str, address: SocketAddr) -> Option<String> {
+/// Credentials and what is answered are not sent in the clear beyond the machine.
+pub fn secured(name: &str, address: SocketAddr) -> Option<String> {
     (!address.ip().is_loopback()).then(|| {
         format!(
-            "server.{name}: {address} is not a loopback address; callers cannot be authenticated yet, so only 127.0.0.1 or \
-             [::1] is served"
+            "server.{name}: {address} is not a loopback address, and beyond the machine only TLS is served; add a table \
+             [tls] with certificate_file and key_file"
         )
     })
+}
+
+impl RawTls {
+    fn load(&self, mistakes: &mut Vec<String>) -> Option<Tls> {
+        let by_ca = match self.client_ca_file {
+            Some(_) => ClientCertificates::Optional,
+            None => ClientCertificates::Ignored,
+        };
+        let loaded = Tls::load(&TlsConfig {
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            client_ca_file: self.client_ca_file.clone(),
+            client_certificates: self.client_certificates.unwrap_or(by_ca),
+            minimum_version: self.minimum_version,
+        });
+        loaded
+            .map_err(|own| mistakes.extend(own.into_iter().map(|mistake| format!("tls.{mistake}"))))
+            .ok()
+    }
 }
 
 /// Reads the process's environment.
@@ -418,10 +458,10 @@ fn overlay(
         let rest = rest.to_ascii_lowercase();
         let Some((section, key)) = rest
             .split_once('_')
-            .filter(|(section, _)| ["server", "nats", "log", "audit"].contains(section))
+            .filter(|(section, _)| ["server", "tls", "nats", "log", "audit"].contains(section))
         else {
             mistakes.push(format!(
-                "{name}: is no setting; sections are SERVER, NATS, LOG and AUDIT"
+                "{name}: is no setting; sections are SERVER, TLS, NATS, LOG and AUDIT"
             ));
             continue;
         };

@@ -1,5 +1,5 @@
-//! Takes over, while the gateway runs, what may change without a restart: callers, their grants and limits, and what is
-//! logged. Everything else of the configuration waits for the next start.
+//! Takes over, while the gateway runs, what may change without a restart: callers, their grants and limits, certificates, and
+//! what is logged. Everything else of the configuration waits for the next start.
 //!
 //! The files are looked at every [`INTERVAL`], by their content, so that it does not matter how they are replaced (an
 //! editor, a rename, the symbolic links of a mounted volume), and on SIGHUP. What does not parse changes nothing: the
@@ -17,6 +17,7 @@ use tracing::{error, info};
 use crate::{
     auth::authenticate::Authenticator,
     config::{Config, ConfigError},
+    rpc::tls::Tls,
     telemetry::{self, Metrics},
 };
 
@@ -30,6 +31,8 @@ pub struct Reloader {
     pub file: PathBuf,
     /// Who knows the callers.
     pub authenticator: Arc<Authenticator>,
+    /// What connections are secured with.
+    pub tls: Option<Arc<Tls>>,
     /// The counts.
     pub metrics: Metrics,
 }
@@ -78,13 +81,17 @@ impl Reloader {
 
     fn watched(&self, config: &Config) -> Vec<PathBuf> {
         let own = std::iter::once(self.file.clone());
-        own.chain(config.callers_file.clone()).collect()
+        let tls = config.tls.iter().flat_map(|tls| tls.files());
+        own.chain(config.callers_file.clone()).chain(tls).collect()
     }
 
     /// Gives what is logged from now on.
     fn take_over(&self, config: Config, filter: &str) -> String {
         let callers = config.callers.iter().len();
         self.authenticator.replace(config.callers);
+        if let (Some(running), Some(new)) = (&self.tls, &config.tls) {
+            self.metrics.certificate_ends(running.take_over(new));
+        }
         if config.log.filter != filter && !telemetry::set_filter(&config.log.filter) {
             error!(filter = config.log.filter, "log.filter is not taken over");
         }

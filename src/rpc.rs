@@ -2,13 +2,15 @@
 //!
 //! A handler is: who calls ([`Call`]) → parse → grant → one operation → convert. [`convert`] parses requests and
 //! writes resources, [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`server`] accepts
-//! connections.
+//! connections, [`tls`] secures them and tells who is at the other end.
 
 pub mod convert;
 pub mod layers;
 pub mod server;
 pub mod status;
+pub mod tls;
 
+mod addresses;
 mod claims;
 mod lattice;
 mod link_definition;

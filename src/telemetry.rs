@@ -112,6 +112,7 @@ pub struct Metrics {
     reloads: Family<Reload, Counter>,
     reload_ok: Gauge,
     audited: Family<Audited, Counter>,
+    certificate_ends: Gauge,
 }
 
 impl Metrics {
@@ -131,6 +132,7 @@ impl Metrics {
         let reload_ok = Gauge::default();
         reload_ok.set(1);
         let audited = Family::default();
+        let certificate_ends = Gauge::default();
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
@@ -160,6 +162,11 @@ impl Metrics {
             "Records of attempts to change something, by whether they were written; one that waits is counted at each try",
             audited.clone(),
         );
+        registry.register(
+            "tls_certificate_not_after_seconds",
+            "When the listener's certificate ends, Unix seconds; 0 without TLS",
+            certificate_ends.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             answered,
@@ -171,7 +178,13 @@ impl Metrics {
             reloads,
             reload_ok,
             audited,
+            certificate_ends,
         }
+    }
+
+    /// Notes when the listener's certificate ends, Unix seconds.
+    pub fn certificate_ends(&self, unix_seconds: i64) {
+        self.certificate_ends.set(unix_seconds);
     }
 
     /// Counts a record of an attempt to change something.

@@ -2,32 +2,33 @@
 
 use std::net::SocketAddr;
 
-/// The other end of a connection.
-#[derive(Clone, Debug)]
+/// The other end of a connection; an extension, `Arc<Peer>`, of every request that comes by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address.
+    /// Where the connection comes from.
     pub address: SocketAddr,
-    /// Its certificate, where it has shown one that the listener's authority signed.
+    /// What the peer proved to have; none without TLS, and where certificates are ignored or optional.
     pub certificate: Option<PeerCertificate>,
 }
 
-/// A client certificate that was verified.
-#[derive(Clone, Debug)]
+/// A client's certificate: its chain was verified and its key was used when the connection was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
-    /// The alternative names, in their order.
+    /// Its subject alternative names, URIs and DNS names alone, in their order. None where it has a SPIFFE id
+    /// beside another URI: such a certificate is not to be accepted (SPIFFE, X.509-SVID, section 2).
     pub names: Vec<CertificateName>,
-    /// SHA-256 of the certificate (DER).
+    /// The SHA-256 of its DER.
     pub sha256: [u8; 32],
-    /// When it ends, Unix seconds.
+    /// When it ends. It may do so while the connection is open.
     pub not_after_unix_seconds: i64,
 }
 
 /// A subject alternative name (RFC 5280, 4.2.1.6) that can name a caller.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CertificateName {
-    /// A URI, such as a SPIFFE id; compared as it is.
+    /// A URI, such as a SPIFFE id, as it is written.
     Uri(String),
-    /// A DNS name, in lower case.
+    /// A DNS name in lower case; in a certificate it may begin with `*.`, and then names no caller.
     Dns(String),
 }
 

@@ -1,29 +1,38 @@
-//! Accepts connections, bounds them, and drains them.
+//! Accepts connections, bounds them, secures them where there is TLS, and drains them.
 //!
 //! Not tonic's own server: that cannot cap connections, its connection age cuts streams, and its graceful shutdown
 //! waits for idle peers for ever.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::Request};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::{addresses::Addresses, tls::Tls};
+use crate::auth::peer::Peer;
 
 /// Bounds on connections, each explicit.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// Connections at a time; the next one waits in the kernel's queue.
+    /// Connections at a time, handshakes under way included; the next one waits in the kernel's queue.
     pub connections_max: usize,
+    /// Connections at a time from one IPv4 address or one /64 of IPv6, handshakes under way included; the next
+    /// one is closed at once. Everybody behind a proxy has the proxy's address.
+    pub connections_per_address_max: usize,
     /// Streams at a time on one connection.
     pub streams_max: u32,
     /// A connection older than this is asked to go, so that load spreads.
@@ -43,30 +52,44 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `drain` is cancelled; then until every connection has ended, or `quiet` says that no call is in flight
 /// (a peer may hold an idle connection or a health watch for ever), or the time to drain is over.
+///
+/// Every request has an `Arc<Peer>` among its extensions. Without `tls` connections are not secured.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    tls: Option<Arc<Tls>>,
     drain: CancellationToken,
     quiet: impl Future<Output = ()>,
 ) {
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let addresses = Addresses::new(limits.connections_per_address_max);
+    let serving = Serving {
+        router,
+        limits,
+        tls,
+        drain,
+    };
     let accepting = async {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
-                Ok((stream, _peer)) => {
-                    let served = connection(stream, router.clone(), limits.clone(), drain.clone());
+                Ok((stream, address)) => {
+                    let Some(place_of_address) = addresses.place(address.ip()) else {
+                        debug!(%address, "a connection was closed: its address has as many as it may");
+                        continue;
+                    };
+                    let served = serving.clone().connection(stream, address);
                     let served = cut.clone().run_until_cancelled_owned(served);
                     connections.spawn(async move {
                         if served.await.is_none() {
                             debug!("a connection was cut");
                         }
-                        drop(place);
+                        drop((place, place_of_address));
                     });
                 }
                 Err(error) => {
@@ -77,7 +100,7 @@ pub async fn serve(
             }
         }
     };
-    drain.run_until_cancelled(accepting).await;
+    serving.drain.run_until_cancelled(accepting).await;
     drop(listener);
     connections.close();
     let drained = async {
@@ -86,7 +109,7 @@ pub async fn serve(
             () = quiet => drop(timeout(LAST_ANSWERS, connections.wait()).await),
         }
     };
-    if timeout(limits.drain_timeout, drained).await.is_err() {
+    if timeout(serving.limits.drain_timeout, drained).await.is_err() {
         let open = connections.len();
         warn!(open, "connections are cut: their calls took too long");
     }
@@ -94,31 +117,59 @@ pub async fn serve(
     connections.wait().await;
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: ConnectionLimits, drain: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "TCP_NODELAY");
+/// What every connection is served with.
+#[derive(Clone)]
+struct Serving {
+    router: Router,
+    limits: ConnectionLimits,
+    tls: Option<Arc<Tls>>,
+    drain: CancellationToken,
+}
+
+impl Serving {
+    async fn connection(self, stream: TcpStream, address: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "TCP_NODELAY");
+        }
+        let Some(tls) = self.tls.clone() else {
+            let certificate = None;
+            return self.calls(stream, Peer { address, certificate }).await;
+        };
+        let handshake = Box::pin(tls.handshake(stream));
+        match self.drain.run_until_cancelled(handshake).await {
+            Some(Ok((stream, certificate))) => self.calls(stream, Peer { address, certificate }).await,
+            Some(Err(error)) => debug!(%address, %error, "a TLS handshake failed"),
+            None => debug!(%address, "a TLS handshake was cut"),
+        }
     }
-    let builder = http2(&limits);
-    let service = TowerToHyperService::new(router);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    let is_old = sleep(limits.age_max);
-    tokio::pin!(is_old);
-    let ended = tokio::select! {
-        ended = served.as_mut() => Some(ended),
-        () = &mut is_old => None,
-        () = drain.cancelled() => None,
-    };
-    let ended = if let Some(ended) = ended {
-        Ok(ended)
-    } else {
-        served.as_mut().graceful_shutdown();
-        timeout(limits.drain_timeout, served).await
-    };
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(error, "a connection ended"),
-        Err(_late) => debug!("a connection was cut"),
+
+    async fn calls(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+        let peer = Arc::new(peer);
+        let service = self.router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&peer));
+            request
+        });
+        let builder = http2(&self.limits);
+        let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut served = Box::pin(served);
+        let is_old = sleep(self.limits.age_max);
+        tokio::pin!(is_old);
+        let ended = tokio::select! {
+            ended = served.as_mut() => Some(ended),
+            () = &mut is_old => None,
+            () = self.drain.cancelled() => None,
+        };
+        let ended = if let Some(ended) = ended {
+            Ok(ended)
+        } else {
+            served.as_mut().graceful_shutdown();
+            timeout(self.limits.drain_timeout, served).await
+        };
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(error, "a connection ended"),
+            Err(_late) => debug!("a connection was cut"),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Starts what tests talk to. [`Nats`] is a real nats-server, [`TestGateway`] a gateway in this process, [`keys`] makes
-//! nkeys and signs tokens, [`wire`] is a TCP proxy that breaks the wire in between, [`api`] knows every RPC from its
-//! descriptor.
+//! nkeys and signs tokens, [`certificates`] makes those of TLS, [`wire`] is a TCP proxy that breaks the wire in between,
+//! [`api`] knows every RPC from its descriptor.
 
 pub mod api;
+pub mod certificates;
 pub mod gateway;
 pub mod keys;
 pub mod nats;

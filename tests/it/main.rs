@@ -36,3 +36,4 @@ mod permissions;
 mod proto_style;
 mod shutdown;
 mod tenancy;
+mod tls;

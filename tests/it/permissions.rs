@@ -8,14 +8,11 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use lattice_gateway::{
-    config::Config,
-    proto::{
-        Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest,
-        GetLinkDefinitionRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
-        ListOciReferencesRequest, OciReference, ProvisionLatticeRequest, PutClaimsRequest,
-        SetOciReferenceRequest, consistency::Requirement, put_claims_request::Source,
-    },
+use lattice_gateway::proto::{
+    Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest,
+    GetLinkDefinitionRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
+    ListOciReferencesRequest, OciReference, ProvisionLatticeRequest, PutClaimsRequest,
+    SetOciReferenceRequest, consistency::Requirement, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -61,9 +58,7 @@ fn with_passwords(printed: &str) -> String {
 
 async fn serving(nats: &Nats, settings: &str) -> TestGateway {
     let text = format!("{settings}\n[lattices.\"*\"]\ntrusted_issuers = [\"*\"]\n");
-    let mut config = Config::parse(&text, std::iter::empty()).unwrap();
-    config.nats.servers = nats.url_for(GATEWAY);
-    TestGateway::with(config).await
+    TestGateway::serving_at(nats.url_for(GATEWAY), &text).await
 }
 
 /// What the server has refused to a user: `publish` or `subscribe`, and the subject.

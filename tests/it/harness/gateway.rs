@@ -77,10 +77,16 @@ impl TestGateway {
 
     /// As `serve` serves with this text in its configuration, to a caller who may do all but put unsigned claims.
     pub async fn serving(nats: &Nats, text: &str) -> Self {
+        Self::serving_at(nats.url(), text).await
+    }
+
+    /// As [`Self::serving`], over this URL.
+    pub async fn serving_at(url: String, text: &str) -> Self {
         let verbs = "read values:read claims:write links:write refs:write provision";
         let caller = caller("tests", TOKEN, &["*"], verbs);
-        let served = Self::serving_callers(nats, &format!("{text}\n{caller}")).await;
-        served.showing(TOKEN)
+        let mut config = Config::parse(&format!("{text}\n{caller}"), std::iter::empty()).unwrap();
+        config.nats.servers = url;
+        Self::with(config).await.showing(TOKEN)
     }
 
     /// As `serve` serves with this text in its configuration, callers included; to nobody yet.
