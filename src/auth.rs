@@ -6,6 +6,8 @@
 //!
 //! Callers cannot be authenticated yet, so there is one, `anonymous`, and the server listens on loopback only.
 
+pub mod jwt;
+
 use std::{marker::PhantomData, sync::Arc};
 
 use crate::domain::LatticeName;
