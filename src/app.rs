@@ -85,23 +85,8 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     if let Some(tls) = &config.tls {
         metrics.certificate_ends(tls.not_after_unix_seconds());
     }
-    let lattices = Arc::new(Lattices::new(
-        LatticesConfig {
-            api: JetStream::new(requests.clone(), config.nats.domain.as_deref()),
-            deliveries: deliveries.clone(),
-            instance: uuid::Uuid::now_v7().simple().to_string().into(),
-            settings: config.lattices.clone(),
-            create_on_write: config.create_on_write,
-            ack_timeout: config.calls.ack_timeout,
-            clock: Clock,
-            effects: Effects {
-                source: Arc::new(config.host_key.clone().unwrap_or_else(Nkey::new_host)),
-                metrics: metrics.clone(),
-            },
-        },
-        tasks.clone(),
-        stop.clone(),
-    ));
+    let lattices = lattices_config(&config, &requests, &deliveries, &metrics);
+    let lattices = Arc::new(Lattices::new(lattices, tasks.clone(), stop.clone()));
     let gateway = Gateway {
         control: Control::new(Arc::clone(&lattices), Clock),
         policy: Arc::new(config.policy.clone()),
@@ -111,7 +96,10 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         }),
     };
     let audit = audit(&config, &metrics)?;
-    let authenticator = Arc::new(Authenticator::new(Arc::clone(&config.callers)));
+    let authenticator = Arc::new(Authenticator::new(
+        Arc::clone(&config.callers),
+        Arc::clone(&config.jwts),
+    ));
     let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
     let admission = layers::Admission {
         authenticator: Arc::clone(&authenticator),
@@ -225,6 +213,27 @@ fn limits() -> Limits {
         claims_token_bytes_max: number(claims_token::TOKEN_BYTES_MAX),
         message_bytes_max: number(rpc::MESSAGE_BYTES_MAX),
         page_size_max: number(convert::PAGE_SIZE_MAX),
+    }
+}
+
+fn lattices_config(
+    config: &Config,
+    requests: &Connection,
+    deliveries: &Connection,
+    metrics: &Metrics,
+) -> LatticesConfig {
+    LatticesConfig {
+        api: JetStream::new(requests.clone(), config.nats.domain.as_deref()),
+        deliveries: deliveries.clone(),
+        instance: uuid::Uuid::now_v7().simple().to_string().into(),
+        settings: config.lattices.clone(),
+        create_on_write: config.create_on_write,
+        ack_timeout: config.calls.ack_timeout,
+        clock: Clock,
+        effects: Effects {
+            source: Arc::new(config.host_key.clone().unwrap_or_else(Nkey::new_host)),
+            metrics: metrics.clone(),
+        },
     }
 }
 

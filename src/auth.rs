@@ -18,6 +18,8 @@ pub mod limits;
 pub mod peer;
 pub mod verb;
 
+pub mod jwt;
+
 use std::{marker::PhantomData, sync::Arc};
 
 pub use self::{

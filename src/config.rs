@@ -12,7 +12,11 @@ use serde::Deserialize;
 use self::callers::{RawCaller, RawCallers};
 use crate::{
     audit::{AuditConfig, Destination, OnFailure},
-    auth::{Policy, callers::Callers},
+    auth::{
+        Policy,
+        callers::Callers,
+        jwt::{Algorithm, JwtIssuer, JwtVerifier, KeySource, LEEWAY_DEFAULT},
+    },
     control::lattices::{LatticeSettings, Layout, Settings, Storage},
     domain::{
         LatticeName,
@@ -48,6 +52,10 @@ pub struct Config {
     pub policy: Policy,
     /// Who may do what.
     pub callers: Arc<Callers>,
+    /// Who may name callers by JWTs.
+    pub jwt_issuers: Vec<JwtIssuer>,
+    /// Verifies their JWTs.
+    pub jwts: Arc<JwtVerifier>,
     /// Where it was read from; none of `dev`.
     pub file: Option<PathBuf>,
     /// The file that holds the callers, where they have one of their own.
@@ -115,6 +123,7 @@ struct RawConfig {
     tls: Option<RawTls>,
     audit: Option<RawAudit>,
     lattices: BTreeMap<String, RawLattice>,
+    jwt: BTreeMap<String, RawJwtIssuer>,
     callers_file: Option<PathBuf>,
     callers: BTreeMap<String, RawCaller>,
 }
@@ -150,6 +159,17 @@ struct RawNats {
 struct RawLog {
     filter: String,
     format: LogFormat,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawJwtIssuer {
+    issuer: String,
+    audiences: Vec<String>,
+    algorithms: Vec<String>,
+    jwks_file: Option<PathBuf>,
+    jwks_url: Option<String>,
+    leeway: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -273,12 +293,15 @@ impl Config {
         let mut raw = RawConfig::deserialize(table).map_err(|error| one(error.to_string()))?;
         let mut mistakes = Vec::new();
         let callers = callers_of(&mut raw, &mut mistakes);
+        let (jwt_issuers, jwts) = jwts_of(&raw.jwt, &mut mistakes);
         let lattices = lattice_settings(&raw.lattices, &mut mistakes);
         if raw.lattices.is_empty() {
             mistakes.push("lattices: none is configured; add a table such as [lattices.default]".to_owned());
         }
         let config = Self {
             callers: Arc::new(callers),
+            jwt_issuers,
+            jwts: Arc::new(jwts),
             ..Self::assemble(&raw, lattices, &mut mistakes)
         };
         match mistakes.is_empty() {
@@ -356,6 +379,8 @@ impl Config {
             },
             policy: Policy::serving(raw.lattices.keys().map(String::as_str)),
             callers: Arc::new(Callers::anybody()),
+            jwt_issuers: Vec::new(),
+            jwts: Arc::default(),
             file: None,
             callers_file: raw.callers_file.clone(),
             provision_at_start: provisioned(&raw.lattices, mistakes),
@@ -500,7 +525,63 @@ fn callers_of(raw: &mut RawConfig, mistakes: &mut Vec<String>) -> Callers {
             Err(error) => mistakes.push(format!("callers_file: {}: {error}", file.display())),
         }
     }
-    callers::callers(callers, &[], mistakes)
+    let issuers = raw.jwt.keys().map(String::as_str).collect::<Vec<_>>();
+    callers::callers(callers, &issuers, mistakes)
+}
+
+fn jwts_of(
+    raw: &BTreeMap<String, RawJwtIssuer>,
+    mistakes: &mut Vec<String>,
+) -> (Vec<JwtIssuer>, JwtVerifier) {
+    let issuers = raw
+        .iter()
+        .filter_map(|(name, issuer)| issuer.read(name, mistakes))
+        .collect::<Vec<_>>();
+    let verifier = JwtVerifier::new(issuers.clone()).unwrap_or_else(|own| {
+        mistakes.extend(own.into_iter().map(|mistake| format!("jwt.{mistake}")));
+        JwtVerifier::default()
+    });
+    (issuers, verifier)
+}
+
+impl RawJwtIssuer {
+    fn read(&self, name: &str, mistakes: &mut Vec<String>) -> Option<JwtIssuer> {
+        let algorithms = self.algorithms.iter().filter_map(|text| {
+            let algorithm = Algorithm::parse(text);
+            if algorithm.is_none() {
+                let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
+                mistakes.push(format!(
+                    "jwt.{name}.algorithms: {text:?} is none; there are {known}"
+                ));
+            }
+            algorithm
+        });
+        let algorithms = algorithms.collect();
+        let keys = match (&self.jwks_file, &self.jwks_url) {
+            (Some(file), None) => Some(KeySource::File(file.clone())),
+            (None, Some(url)) => Some(KeySource::Url(url.clone())),
+            (None, None) | (Some(_), Some(_)) => {
+                mistakes.push(format!("jwt.{name}: give one of jwks_file and jwks_url"));
+                None
+            }
+        };
+        let leeway = match self.leeway.as_deref().map(humantime::parse_duration) {
+            None => LEEWAY_DEFAULT,
+            Some(Ok(leeway)) => leeway,
+            Some(Err(error)) => {
+                mistakes.push(format!("jwt.{name}.leeway: {error}; write it as `30s`"));
+                LEEWAY_DEFAULT
+            }
+        };
+        Some(JwtIssuer {
+            name: name.to_owned(),
+            issuer: self.issuer.clone(),
+            audiences: self.audiences.clone(),
+            algorithms,
+            keys: keys?,
+            leeway,
+        })
+    }
 }
 
 fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<String>) -> Settings {

@@ -11,6 +11,7 @@ pub mod hash;
 pub mod identifier;
 pub mod invalid;
 pub(crate) mod json;
+pub(crate) mod jws;
 pub mod link_definition;
 pub mod nkey;
 pub mod oci_reference;

@@ -1,5 +1,5 @@
-//! Takes over, while the gateway runs, what may change without a restart: callers, their grants and limits, certificates, and
-//! what is logged. Everything else of the configuration waits for the next start.
+//! Takes over, while the gateway runs, what may change without a restart: callers, their grants and limits, certificates, the
+//! keys of issuers of JWTs, and what is logged. Everything else of the configuration waits for the next start.
 //!
 //! The files are looked at every [`INTERVAL`], by their content, so that it does not matter how they are replaced (an
 //! editor, a rename, the symbolic links of a mounted volume), and on SIGHUP. What does not parse changes nothing: the
@@ -15,8 +15,11 @@ use tokio::{
 use tracing::{error, info};
 
 use crate::{
-    auth::authenticate::Authenticator,
-    config::{Config, ConfigError},
+    auth::{
+        authenticate::Authenticator,
+        jwt::{JwtVerifier, KeySource},
+    },
+    config::{Config, ConfigError, LogConfig},
     rpc::tls::Tls,
     telemetry::{self, Metrics},
 };
@@ -41,7 +44,12 @@ impl Reloader {
     /// Watches for ever. `running` is what the gateway runs with.
     pub async fn watch(self, running: Config) {
         let mut watched = self.watched(&running);
-        let mut filter = running.log.filter;
+        let Config {
+            log: LogConfig { mut filter, .. },
+            mut jwt_issuers,
+            mut jwts,
+            ..
+        } = running;
         let mut seen = fingerprint(&watched);
         let mut hangups = signal(SignalKind::hangup()).ok();
         loop {
@@ -64,7 +72,12 @@ impl Reloader {
                 Ok(config) => {
                     watched = self.watched(&config);
                     seen = fingerprint(&watched);
-                    filter = self.take_over(config, &filter);
+                    // Keys that were fetched are kept, unless their issuers have changed.
+                    if config.jwt_issuers != jwt_issuers || jwts.reload_files().is_err() {
+                        jwts = Arc::clone(&config.jwts);
+                    }
+                    jwt_issuers.clone_from(&config.jwt_issuers);
+                    filter = self.take_over(config, Arc::clone(&jwts), &filter);
                 }
                 Err(ConfigError(mistakes)) => {
                     self.metrics.reloaded(false);
@@ -81,14 +94,21 @@ impl Reloader {
 
     fn watched(&self, config: &Config) -> Vec<PathBuf> {
         let own = std::iter::once(self.file.clone());
+        let jwks = config.jwt_issuers.iter().filter_map(|issuer| match &issuer.keys {
+            KeySource::File(file) => Some(file.clone()),
+            KeySource::Url(_) => None,
+        });
         let tls = config.tls.iter().flat_map(|tls| tls.files());
-        own.chain(config.callers_file.clone()).chain(tls).collect()
+        own.chain(config.callers_file.clone())
+            .chain(jwks)
+            .chain(tls)
+            .collect()
     }
 
     /// Gives what is logged from now on.
-    fn take_over(&self, config: Config, filter: &str) -> String {
+    fn take_over(&self, config: Config, jwts: Arc<JwtVerifier>, filter: &str) -> String {
         let callers = config.callers.iter().len();
-        self.authenticator.replace(config.callers);
+        self.authenticator.replace(config.callers, jwts);
         if let (Some(running), Some(new)) = (&self.tls, &config.tls) {
             self.metrics.certificate_ends(running.take_over(new));
         }

@@ -205,6 +205,7 @@ impl Metrics {
         let why = match unauthenticated {
             Unauthenticated::Missing => "missing",
             Unauthenticated::Invalid(_) => "invalid",
+            Unauthenticated::Unavailable => "unavailable",
         };
         self.unauthenticated.get_or_create(&Why { why }).inc();
     }

@@ -45,6 +45,7 @@ class Target:
 TARGETS = [
     Target("claims_token", PURE, 2048),
     Target("claims_token_signed", SIGNATURES, 1024),
+    Target("bearer_jwt", PURE, 1024),
     Target("unsigned_claims", PURE, 1024),
     Target("link_definition", PURE, 768),
     Target("oci_reference", PURE, 640),

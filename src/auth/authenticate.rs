@@ -11,12 +11,18 @@ use data_encoding::HEXLOWER;
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-use super::{access::Access, callers::Callers, peer::Peer};
+use super::{
+    access::Access,
+    callers::Callers,
+    jwt::{JwtRefused, JwtVerifier},
+    peer::Peer,
+};
 
 /// Knows callers by their credentials.
 #[derive(Debug)]
 pub struct Authenticator {
     callers: ArcSwap<Callers>,
+    jwts: ArcSwap<JwtVerifier>,
 }
 
 /// Who calls, and by what it was told.
@@ -35,6 +41,8 @@ pub enum Credential {
     None,
     /// A static token, by its SHA-256.
     Token([u8; 32]),
+    /// A JWT, by its SHA-256.
+    Jwt([u8; 32]),
     /// A client certificate, by its SHA-256.
     Certificate([u8; 32]),
 }
@@ -45,6 +53,7 @@ impl Credential {
         let (kind, hash) = match self {
             Self::None => return "none".to_owned(),
             Self::Token(hash) => ("token", hash),
+            Self::Jwt(hash) => ("jwt", hash),
             Self::Certificate(hash) => ("certificate", hash),
         };
         let mut text = format!("{kind}:{}", HEXLOWER.encode(hash));
@@ -60,20 +69,24 @@ pub enum Unauthenticated {
     Missing,
     /// What it shows names no caller; the reason is for the log.
     Invalid(&'static str),
+    /// It shows a JWT, and the keys of its issuer cannot be had.
+    Unavailable,
 }
 
 impl Authenticator {
-    /// Knows these callers.
-    pub fn new(callers: Arc<Callers>) -> Self {
+    /// Knows these callers, and these issuers of JWTs.
+    pub fn new(callers: Arc<Callers>, jwts: Arc<JwtVerifier>) -> Self {
         Self {
             callers: ArcSwap::new(callers),
+            jwts: ArcSwap::new(jwts),
         }
     }
 
-    /// Knows these callers from now on; what each has under way goes on to count.
-    pub fn replace(&self, callers: Arc<Callers>) {
+    /// Knows these from now on; what each caller has under way goes on to count.
+    pub fn replace(&self, callers: Arc<Callers>, jwts: Arc<JwtVerifier>) {
         callers.go_on_from(&self.callers.load());
         self.callers.store(callers);
+        self.jwts.store(jwts);
     }
 
     /// The callers.
@@ -81,8 +94,8 @@ impl Authenticator {
         self.callers.load_full()
     }
 
-    /// Finds out who calls.
-    pub fn authenticate(
+    /// Finds out who calls. Waits only for the keys of a JWT's issuer, at most 5 s.
+    pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: Option<&Peer>,
@@ -90,21 +103,36 @@ impl Authenticator {
     ) -> Result<Authenticated, Unauthenticated> {
         let mut tokens = headers.get_all(AUTHORIZATION).iter();
         match (tokens.next(), tokens.next()) {
-            (Some(value), None) => self.by_bearer(value.as_bytes()),
+            (Some(value), None) => self.by_bearer(value.as_bytes(), now_unix_seconds).await,
             (Some(_), Some(_)) => Err(Unauthenticated::Invalid("two authorization headers")),
             (None, _) => self.by_connection(peer, now_unix_seconds),
         }
     }
 
-    fn by_bearer(&self, value: &[u8]) -> Result<Authenticated, Unauthenticated> {
+    async fn by_bearer(&self, value: &[u8], now_unix_seconds: i64) -> Result<Authenticated, Unauthenticated> {
         let token = bearer(value).ok_or(Unauthenticated::Invalid("not a bearer token"))?;
         let sha256 = Sha256::digest(token).into();
-        match self.callers.load().by_token(&sha256) {
+        let static_token = self.callers.load().by_token(&sha256).cloned();
+        if let Some(access) = static_token {
+            return Ok(Authenticated {
+                access,
+                credential: Credential::Token(sha256),
+            });
+        }
+        let jwts = self.jwts.load_full();
+        let verified = jwts.verify(token, now_unix_seconds).await;
+        let verified = verified.map_err(|refused| {
+            if refused == JwtRefused::KeysUnavailable {
+                return Unauthenticated::Unavailable;
+            }
+            Unauthenticated::Invalid(refused.cause())
+        })?;
+        match self.callers.load().by_jwt(&verified.issuer, &verified.claims) {
             Some(access) => Ok(Authenticated {
                 access: Arc::clone(access),
-                credential: Credential::Token(sha256),
+                credential: Credential::Jwt(sha256),
             }),
-            None => Err(Unauthenticated::Invalid("an unknown token")),
+            None => Err(Unauthenticated::Invalid("no one caller fits the token")),
         }
     }
 
@@ -138,10 +166,11 @@ impl Authenticator {
 }
 
 /// The token of `Bearer <token>` (RFC 6750, 2.1; the scheme in any case, RFC 9110, 11.1).
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+fn bearer(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"Bearer ";
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;
     let is_token = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    let token = str::from_utf8(token).ok()?;
     (scheme.eq_ignore_ascii_case(SCHEME) && is_token).then_some(token)
 }
 
@@ -151,8 +180,8 @@ mod tests {
 
     #[test]
     fn a_bearer_token_is_one_graphic_text_behind_its_scheme() {
-        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bEARER abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"Bearer abc"), Some("abc"));
+        assert_eq!(bearer(b"bEARER abc"), Some("abc"));
         for hostile in [
             &b""[..],
             b"Bearer",

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 
-use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -19,7 +18,8 @@ use thiserror::Error;
 use super::{
     claims::Claims,
     invalid::Invalid,
-    json::{self, MemberRule},
+    json,
+    jws::{self, Segments},
     nkey::{Nkey, NkeyKind},
 };
 
@@ -215,39 +215,13 @@ pub fn verify(token: &str) -> Result<VerifiedToken, TokenRefused> {
     })
 }
 
-/// A token's parts, still encoded.
-struct Segments<'a> {
-    /// What the signature covers: header and body with the `.` between them.
-    signed: &'a str,
-    header: &'a str,
-    body: &'a str,
-    signature: &'a str,
-}
-
-impl<'a> Segments<'a> {
-    fn split(token: &'a str) -> Option<Self> {
-        let (signed, signature) = token.rsplit_once('.')?;
-        let (header, body) = signed.split_once('.')?;
-        let whole = ![header, body, signature].contains(&"") && !body.contains('.');
-        whole.then_some(Self {
-            signed,
-            header,
-            body,
-            signature,
-        })
-    }
-}
-
-/// Refuses padding, other alphabets, white space and stray bits after the last byte.
 fn decode(segment: &str) -> Result<Vec<u8>, TokenRefused> {
-    BASE64URL_NOPAD
-        .decode(segment.as_bytes())
-        .map_err(|_malformed| TokenRefused::Encoding)
+    jws::decode(segment).ok_or(TokenRefused::Encoding)
 }
 
 fn check_header(json: &[u8]) -> Result<(), TokenRefused> {
     let expected = [("typ", "jwt"), ("alg", "Ed25519")].map(|(name, value)| (name.into(), value.into()));
-    match object(json) {
+    match json::unambiguous_object(json) {
         Some(header) if header == Map::from_iter(expected) => Ok(()),
         _ => Err(TokenRefused::Header),
     }
@@ -275,7 +249,9 @@ struct Body {
 
 impl Body {
     fn parse(json: &[u8]) -> Result<Self, TokenRefused> {
-        object(json).ok_or(TokenRefused::Body).and_then(members)
+        json::unambiguous_object(json)
+            .ok_or(TokenRefused::Body)
+            .and_then(members)
     }
 
     /// Flattens as hosts do (wasmCloud OTP 0.50–0.59), but for two things: a version that is absent is empty
@@ -343,23 +319,6 @@ where
     O: Deserializer<'de>,
 {
     T::deserialize(object).map_err(|_mismatch| TokenRefused::Body)
-}
-
-/// Reads a JSON object in which, at any depth, no member stands twice.
-fn object(text: &[u8]) -> Option<Map<String, Value>> {
-    json::object::<Unambiguous>(text).ok().flatten()
-}
-
-/// No member stands twice: readers differ in which of the two they take.
-struct Unambiguous;
-
-impl MemberRule for Unambiguous {
-    fn take(object: &mut Map<String, Value>, name: String, value: Value) -> Result<(), &'static str> {
-        match object.insert(name, value) {
-            None => Ok(()),
-            Some(_) => Err("a member stands twice"),
-        }
-    }
 }
 
 #[cfg(test)]

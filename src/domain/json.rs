@@ -23,6 +23,23 @@ pub(crate) fn object<R: MemberRule>(text: &[u8]) -> Result<Option<Map<String, Va
     })
 }
 
+/// Reads an object in which, at any depth, no member stands twice; `None` for whatever else.
+pub(crate) fn unambiguous_object(text: &[u8]) -> Option<Map<String, Value>> {
+    object::<Unambiguous>(text).ok().flatten()
+}
+
+/// No member stands twice.
+struct Unambiguous;
+
+impl MemberRule for Unambiguous {
+    fn take(object: &mut Map<String, Value>, name: String, value: Value) -> Result<(), &'static str> {
+        match object.insert(name, value) {
+            None => Ok(()),
+            Some(_) => Err("a member stands twice"),
+        }
+    }
+}
+
 /// A value that was read by a rule.
 struct Ruled<R>(Value, PhantomData<R>);
 

@@ -69,7 +69,14 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
         next.run(request).await
     } else {
         let recorded = admission.begin(method, &mut call, peer.as_deref());
-        match recorded.and_then(|()| admission.admit(&mut call, request.headers(), peer.as_deref())) {
+        let admitted = match recorded {
+            Ok(()) => {
+                let headers = request.headers();
+                admission.admit(&mut call, headers, peer.as_deref()).await
+            }
+            Err(error) => Err(error),
+        };
+        match admitted {
             Ok(_places) => {
                 request.extensions_mut().insert(call.clone());
                 admission.handle(method, &call, next.run(request)).await
@@ -131,7 +138,7 @@ impl Admission {
     }
 
     /// Finds out who calls, and takes a place for the call; given back when what this gives is dropped.
-    fn admit(
+    async fn admit(
         &self,
         call: &mut Call,
         headers: &HeaderMap,
@@ -146,13 +153,16 @@ impl Admission {
             .map_err(|_full| ControlError::Overloaded)?;
         let now = self.clock.unix_seconds();
         let authenticated = self.authenticator.authenticate(headers, peer, now);
-        call.authenticated = authenticated.map_err(|unauthenticated| {
+        call.authenticated = authenticated.await.map_err(|unauthenticated| {
             let address = peer.map(|peer| peer.address);
             debug!(call_id = call.id, ?address, ?unauthenticated, "no caller");
             self.metrics.unauthenticated(unauthenticated);
             match unauthenticated {
                 Unauthenticated::Missing => ControlError::CredentialsMissing,
                 Unauthenticated::Invalid(_) => ControlError::CredentialsInvalid,
+                Unauthenticated::Unavailable => {
+                    ControlError::unavailable("the keys of the token's issuer cannot be had")
+                }
             }
         })?;
         let Authenticated { access, credential } = &call.authenticated;

@@ -1,5 +1,6 @@
 //! Each cause of a refusal, and what an accepted token becomes.
 
+use data_encoding::BASE64URL_NOPAD;
 use nkeys::{KeyPair, KeyPairType};
 use proptest::prelude::*;
 use serde_json::json;
