@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use futures_util::future::select_all;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
@@ -10,10 +11,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     audit::Audit,
-    auth::authenticate::Authenticator,
-    config::Config,
+    auth::{Names, authenticate::Authenticator},
+    config::{Config, NatsConfig},
     control::{
-        Clock, Control, ControlError, Lattices, effects::Effects, lattices::LatticesConfig,
+        Clock, Control, ControlError, Lattices,
+        effects::Effects,
+        lattices::{LatticesConfig, Upstream, Upstreams},
         mutate::BODY_BYTES_MAX,
     },
     domain::{claims_token, identifier, link_definition, nkey::Nkey, oci_reference},
@@ -59,10 +62,12 @@ pub struct Running {
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
     tasks: TaskTracker,
-    connections: [Connection; 2],
+    upstreams: Upstreams,
     health: HealthReporter,
 }
 
+/// The upstream of `[nats]`, as metrics name it.
+const DEFAULT_UPSTREAM: &str = "default";
 /// Between telling load balancers and refusing calls.
 const LAME_DUCK: Duration = Duration::from_millis(100);
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(3);
@@ -76,8 +81,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         local_addr(&listener, &config),
         admin_addr(&admin_listener, &config),
     );
-    let requests = Connection::open(&connection_config(&config, "requests")).await?;
-    let deliveries = Connection::open(&connection_config(&config, "deliveries")).await?;
+    let upstreams = upstreams(&config).await?;
 
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -85,7 +89,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     if let Some(tls) = &config.tls {
         metrics.certificate_ends(tls.not_after_unix_seconds());
     }
-    let lattices = lattices_config(&config, &requests, &deliveries, &metrics);
+    let lattices = lattices_config(&config, upstreams.clone(), &metrics);
     let lattices = Arc::new(Lattices::new(lattices, tasks.clone(), stop.clone()));
     let gateway = Gateway {
         control: Control::new(Arc::clone(&lattices), Clock),
@@ -129,7 +133,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch));
     }
     let readiness = Readiness {
-        connections: [requests.clone(), deliveries.clone()],
+        upstreams: upstreams.clone(),
         draining: drain.clone(),
         metrics,
     };
@@ -158,15 +162,15 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         stop,
         serving,
         tasks,
-        connections: [requests, deliveries],
+        upstreams,
         health,
     })
 }
 
 impl Running {
-    /// Resolves once NATS is connected.
+    /// Resolves once every NATS is connected.
     pub async fn connected(&self) {
-        for connection in &self.connections {
+        for connection in self.upstreams.iter().flat_map(Upstream::connections) {
             connection.connected().await;
         }
     }
@@ -192,7 +196,7 @@ impl Running {
         {
             warn!(tasks = self.tasks.len(), "tasks were left behind");
         }
-        for connection in &self.connections {
+        for connection in self.upstreams.iter().flat_map(Upstream::connections) {
             connection.close().await;
         }
         info!("stopped");
@@ -216,15 +220,36 @@ fn limits() -> Limits {
     }
 }
 
-fn lattices_config(
-    config: &Config,
-    requests: &Connection,
-    deliveries: &Connection,
-    metrics: &Metrics,
-) -> LatticesConfig {
+/// Begins to connect to every NATS of the configuration.
+async fn upstreams(config: &Config) -> Result<Upstreams, ConnectError> {
+    let first = upstream(DEFAULT_UPSTREAM, &config.nats, config.lattices.on(None)).await?;
+    let mut others = Vec::new();
+    for (name, nats) in &config.upstreams {
+        others.push(upstream(name, nats, config.lattices.on(Some(name))).await?);
+    }
+    Ok(Upstreams { first, others })
+}
+
+async fn upstream(name: &str, nats: &NatsConfig, serves: Names) -> Result<Upstream, ConnectError> {
+    let connection_config = |purpose: &str| ConnectionConfig {
+        servers: nats.servers.clone(),
+        credentials: nats.credentials.clone(),
+        ca_file: nats.ca_file.clone(),
+        certificate: nats.certificate.clone(),
+        name: format!("lattice-gateway {purpose}"),
+    };
+    let requests = Connection::open(&connection_config("requests")).await?;
+    Ok(Upstream {
+        name: name.into(),
+        api: JetStream::new(requests, nats.domain.as_deref()),
+        deliveries: Connection::open(&connection_config("deliveries")).await?,
+        serves,
+    })
+}
+
+fn lattices_config(config: &Config, upstreams: Upstreams, metrics: &Metrics) -> LatticesConfig {
     LatticesConfig {
-        api: JetStream::new(requests.clone(), config.nats.domain.as_deref()),
-        deliveries: deliveries.clone(),
+        upstreams,
         instance: uuid::Uuid::now_v7().simple().to_string().into(),
         settings: config.lattices.clone(),
         create_on_write: config.create_on_write,
@@ -261,14 +286,6 @@ fn admin_addr(listener: &TcpListener, config: &Config) -> SocketAddr {
     listener.local_addr().unwrap_or(config.admin_listen)
 }
 
-fn connection_config(config: &Config, purpose: &str) -> ConnectionConfig {
-    ConnectionConfig {
-        servers: config.nats.servers.clone(),
-        credentials_file: config.nats.credentials_file.clone(),
-        name: format!("lattice-gateway {purpose}"),
-    }
-}
-
 /// Resolves once the server drains and no call is in flight.
 async fn quiet(in_flight: Arc<Semaphore>, in_flight_max: usize, drain: CancellationToken) {
     drain.cancelled().await;
@@ -280,29 +297,42 @@ async fn quiet(in_flight: Arc<Semaphore>, in_flight_max: usize, drain: Cancellat
 /// What `/readyz` and gRPC health tell.
 #[derive(Clone, Debug)]
 struct Readiness {
-    connections: [Connection; 2],
+    upstreams: Upstreams,
     draining: CancellationToken,
     metrics: Metrics,
 }
 
 impl Readiness {
-    fn is_connected(&self) -> bool {
-        self.connections
-            .iter()
-            .all(|connection| connection.status() == Status::Connected)
+    /// What each upstream is doing, in their order.
+    fn statuses(&self) -> Vec<(&str, Status)> {
+        let status = |upstream: &Upstream| {
+            let [requests, deliveries] = upstream.connections().map(Connection::status);
+            if requests == Status::Connected {
+                deliveries
+            } else {
+                requests
+            }
+        };
+        let upstreams = self.upstreams.iter();
+        upstreams
+            .map(|upstream| (&*upstream.name, status(upstream)))
+            .collect()
     }
 
+    /// With one upstream connected the gateway has something to serve.
     fn why_not(&self) -> Option<String> {
         if self.draining.is_cancelled() {
             return Some("draining".to_owned());
         }
-        self.connections
-            .iter()
-            .find_map(|connection| match connection.status() {
-                Status::Connected => None,
-                Status::Away => Some("not connected to NATS".to_owned()),
-                Status::TooOld(version) => Some(format!("nats-server {version} is older than 2.10.20")),
-            })
+        let statuses = self.statuses();
+        if statuses.iter().any(|(_, status)| *status == Status::Connected) {
+            return None;
+        }
+        let told = statuses.into_iter().map(|(name, status)| match status {
+            Status::TooOld(version) => format!("{name}: nats-server {version} is older than 2.10.20"),
+            Status::Connected | Status::Away => format!("{name}: not connected to NATS"),
+        });
+        Some(told.collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -331,17 +361,23 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 
 async fn metrics(State(readiness): State<Readiness>) -> ([(&'static str, &'static str); 1], String) {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    readiness.metrics.connected(readiness.is_connected());
+    for (upstream, status) in readiness.statuses() {
+        readiness.metrics.connected(upstream, status == Status::Connected);
+    }
     ([("content-type", OPEN_METRICS)], readiness.metrics.render())
 }
 
 /// Keeps gRPC health as readiness is.
 async fn tell_health(readiness: Readiness, health: HealthReporter) {
     let mut told = None;
-    let [requests, deliveries] = &readiness.connections;
+    let connections = readiness.upstreams.iter().flat_map(Upstream::connections);
+    let connections = connections.collect::<Vec<_>>();
     loop {
-        let statuses = [requests.status(), deliveries.status()];
-        let is_ready = statuses == [Status::Connected, Status::Connected];
+        let statuses = connections
+            .iter()
+            .map(|connection| connection.status())
+            .collect::<Vec<_>>();
+        let is_ready = readiness.why_not().is_none();
         if told != Some(is_ready) && !readiness.draining.is_cancelled() {
             let status = match is_ready {
                 true => tonic_health::ServingStatus::Serving,
@@ -352,10 +388,9 @@ async fn tell_health(readiness: Readiness, health: HealthReporter) {
             }
             told = Some(is_ready);
         }
-        tokio::select! {
-            () = requests.no_longer(&statuses[0]) => {}
-            () = deliveries.no_longer(&statuses[1]) => {}
-        }
+        let changes = connections.iter().zip(&statuses);
+        let changes = changes.map(|(connection, status)| Box::pin(connection.no_longer(status)));
+        select_all(changes).await;
     }
 }
 
@@ -366,7 +401,8 @@ async fn provision(
 ) {
     for (lattice, storage) in wanted {
         loop {
-            lattices.api().connection().connected().await;
+            let upstream = lattices.upstream(&lattice);
+            upstream.api.connection().connected().await;
             match lattices.provision(&lattice, storage, false).await {
                 Ok(_created) => break,
                 Err(ControlError::BackendUnavailable { .. }) => tokio::time::sleep(PROVISION_PAUSE).await,

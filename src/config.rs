@@ -27,6 +27,7 @@ use crate::{
         server::ConnectionLimits,
         tls::{ClientCertificates, Tls, TlsConfig, TlsVersion},
     },
+    store::connection::Credentials,
     telemetry::LogFormat,
 };
 
@@ -46,8 +47,10 @@ pub struct Config {
     pub calls: CallLimits,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
-    /// Where NATS is.
+    /// Where NATS is, for lattices that name no upstream.
     pub nats: NatsConfig,
+    /// Where it is for the others, by name.
+    pub upstreams: BTreeMap<String, NatsConfig>,
     /// Which lattices are served.
     pub policy: Policy,
     /// Who may do what.
@@ -94,8 +97,12 @@ pub struct CallLimits {
 pub struct NatsConfig {
     /// `nats://host:port`, several comma-separated.
     pub servers: String,
-    /// A credentials file.
-    pub credentials_file: Option<PathBuf>,
+    /// What the gateway shows.
+    pub credentials: Option<Credentials>,
+    /// Who signs the servers' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate, and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// The JetStream domain, where the lattices are in one.
     pub domain: Option<String>,
 }
@@ -119,6 +126,7 @@ pub struct ConfigError(pub Vec<String>);
 struct RawConfig {
     server: RawServer,
     nats: RawNats,
+    upstreams: BTreeMap<String, RawNats>,
     log: RawLog,
     tls: Option<RawTls>,
     audit: Option<RawAudit>,
@@ -151,6 +159,10 @@ struct RawServer {
 struct RawNats {
     servers: String,
     credentials_file: Option<PathBuf>,
+    nkey_seed_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     domain: Option<String>,
 }
 
@@ -224,6 +236,7 @@ struct RawLattice {
     sweep: bool,
     #[serde(default = "yes")]
     effects: bool,
+    upstream: Option<String>,
 }
 
 fn yes() -> bool {
@@ -255,6 +268,10 @@ impl Default for RawNats {
         Self {
             servers: "nats://127.0.0.1:4222".to_owned(),
             credentials_file: None,
+            nkey_seed_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
             domain: None,
         }
     }
@@ -295,6 +312,17 @@ impl Config {
         let callers = callers_of(&mut raw, &mut mistakes);
         let (jwt_issuers, jwts) = jwts_of(&raw.jwt, &mut mistakes);
         let lattices = lattice_settings(&raw.lattices, &mut mistakes);
+        for (name, lattice) in &raw.lattices {
+            if let Some(upstream) = lattice
+                .upstream
+                .as_ref()
+                .filter(|name| !raw.upstreams.contains_key(*name))
+            {
+                mistakes.push(format!(
+                    "lattices.{name}.upstream: there is no table [upstreams.{upstream}]"
+                ));
+            }
+        }
         if raw.lattices.is_empty() {
             mistakes.push("lattices: none is configured; add a table such as [lattices.default]".to_owned());
         }
@@ -320,6 +348,7 @@ impl Config {
             layout: None,
             sweep: true,
             effects: true,
+            upstream: None,
         };
         let lattices = Settings(vec![("*".to_owned(), Arc::new(everything))]);
         Self {
@@ -372,11 +401,15 @@ impl Config {
             reflection: server.reflection,
             calls,
             connections,
-            nats: NatsConfig {
-                servers: raw.nats.servers.clone(),
-                credentials_file: raw.nats.credentials_file.clone(),
-                domain: raw.nats.domain.clone(),
-            },
+            nats: raw.nats.read("nats", mistakes),
+            upstreams: raw
+                .upstreams
+                .iter()
+                .map(|(name, upstream)| {
+                    let read = upstream.read(&format!("upstreams.{name}"), mistakes);
+                    (name.clone(), read)
+                })
+                .collect(),
             policy: Policy::serving(raw.lattices.keys().map(String::as_str)),
             callers: Arc::new(Callers::anybody()),
             jwt_issuers: Vec::new(),
@@ -420,6 +453,38 @@ pub fn secured(name: &str, address: SocketAddr) -> Option<String> {
              [tls] with certificate_file and key_file"
         )
     })
+}
+
+impl RawNats {
+    fn read(&self, section: &str, mistakes: &mut Vec<String>) -> NatsConfig {
+        let credentials = match (&self.credentials_file, &self.nkey_seed_file) {
+            (None, None) => None,
+            (Some(file), None) => Some(Credentials::File(file.clone())),
+            (None, Some(file)) => Some(Credentials::NkeySeed(file.clone())),
+            (Some(_), Some(_)) => {
+                mistakes.push(format!(
+                    "{section}: give one of credentials_file and nkey_seed_file"
+                ));
+                None
+            }
+        };
+        if let Some(Err(mistake)) = credentials.as_ref().map(|credentials| credentials.answer(&[])) {
+            mistakes.push(format!("{section}: {mistake}"));
+        }
+        let certificate = self.certificate_file.clone().zip(self.key_file.clone());
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            mistakes.push(format!(
+                "{section}: certificate_file and key_file need each other"
+            ));
+        }
+        NatsConfig {
+            servers: self.servers.clone(),
+            credentials,
+            ca_file: self.ca_file.clone(),
+            certificate,
+            domain: self.domain.clone(),
+        }
+    }
 }
 
 impl RawTls {
@@ -610,6 +675,7 @@ fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<Strin
                     layout,
                     sweep: lattice.sweep,
                     effects: lattice.effects,
+                    upstream: lattice.upstream.as_deref().map(Into::into),
                 }),
             )),
             Err(invalid) => mistakes.push(format!("lattices.{name}.trusted_issuers: {invalid}")),

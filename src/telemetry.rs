@@ -82,6 +82,11 @@ struct Audited {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLabel {
+    upstream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EffectLabel {
     result: &'static str,
 }
@@ -106,7 +111,7 @@ pub struct Metrics {
     answered: Family<MethodCode, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
-    connected: Gauge,
+    connected: Family<UpstreamLabel, Gauge>,
     effects: Family<EffectLabel, Counter>,
     unauthenticated: Family<Why, Counter>,
     reloads: Family<Reload, Counter>,
@@ -125,7 +130,7 @@ impl Metrics {
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
             ])
         });
-        let (in_flight, connected) = (Gauge::default(), Gauge::default());
+        let (in_flight, connected) = (Gauge::default(), Family::default());
         let effects = Family::default();
         let unauthenticated = Family::default();
         let reloads = Family::default();
@@ -136,7 +141,11 @@ impl Metrics {
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
-        registry.register("nats_connected", "1 while connected to NATS", connected.clone());
+        registry.register(
+            "nats_connected",
+            "1 while connected to NATS, by upstream",
+            connected.clone(),
+        );
         registry.register(
             "effects",
             "Notices to providers and events, by what became of them",
@@ -240,9 +249,11 @@ impl Metrics {
         self.effects.get_or_create(&EffectLabel { result }).inc();
     }
 
-    /// Whether NATS is connected.
-    pub fn connected(&self, is_connected: bool) {
-        self.connected.set(i64::from(is_connected));
+    /// Whether an upstream of the configuration is connected.
+    pub fn connected(&self, upstream: &str, is_connected: bool) {
+        let upstream = upstream.to_owned();
+        let connected = self.connected.get_or_create(&UpstreamLabel { upstream });
+        connected.set(i64::from(is_connected));
     }
 
     /// In the `OpenMetrics` text form.

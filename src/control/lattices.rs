@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -23,7 +24,7 @@ use super::{
     sweep,
 };
 use crate::{
-    auth::Pattern,
+    auth::{Names, Pattern},
     domain::{LatticeName, claims_token::TrustedIssuers},
     store::{
         api::{ApiError, JetStream, StreamInfo},
@@ -85,6 +86,8 @@ pub struct LatticeSettings {
     pub sweep: bool,
     /// Whether running providers and whoever reads the lattice's events are told of writes.
     pub effects: bool,
+    /// On which NATS it is, by the name of the upstream; none is the first.
+    pub upstream: Option<Box<str>>,
 }
 
 /// What is configured, by exact name or glob; exact names win, then the first glob.
@@ -92,6 +95,15 @@ pub struct LatticeSettings {
 pub struct Settings(pub Vec<(String, Arc<LatticeSettings>)>);
 
 impl Settings {
+    /// What is configured to be on the upstream of this name.
+    pub fn on(&self, upstream: Option<&str>) -> Names {
+        self.0
+            .iter()
+            .filter(|(_, settings)| settings.upstream.as_deref() == upstream)
+            .map(|(pattern, _)| pattern.as_str())
+            .collect()
+    }
+
     fn of(&self, lattice: &LatticeName) -> Option<Arc<LatticeSettings>> {
         let exact = self.0.iter().find(|(pattern, _)| pattern == lattice.as_str());
         let glob = || {
@@ -103,13 +115,52 @@ impl Settings {
     }
 }
 
-/// What the lattices need.
-#[derive(Debug)]
-pub struct LatticesConfig {
+/// One NATS, with the account and the domain that the gateway has there.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The configuration's name for it.
+    pub name: Box<str>,
     /// The API, over the connection of requests.
     pub api: JetStream,
     /// The connection of deliveries.
     pub deliveries: Connection,
+    /// The lattices that are configured to be there.
+    pub serves: Names,
+}
+
+impl Upstream {
+    /// Its connections.
+    pub fn connections(&self) -> [&Connection; 2] {
+        [self.api.connection(), &self.deliveries]
+    }
+}
+
+/// Every NATS: the first is where lattices are that name no other.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    /// The first.
+    pub first: Upstream,
+    /// The others.
+    pub others: Vec<Upstream>,
+}
+
+impl Upstreams {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Upstream> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn named(&self, name: Option<&str>) -> &Upstream {
+        let named = self.others.iter().find(|upstream| Some(&*upstream.name) == name);
+        named.unwrap_or(&self.first)
+    }
+}
+
+/// What the lattices need.
+#[derive(Debug)]
+pub struct LatticesConfig {
+    /// Where lattices are.
+    pub upstreams: Upstreams,
     /// Distinguishes this gateway's consumers.
     pub instance: Arc<str>,
     /// What is configured.
@@ -170,9 +221,18 @@ impl Lattices {
         }
     }
 
-    /// The API.
-    pub fn api(&self) -> &JetStream {
-        &self.config.api
+    /// Every NATS.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.config.upstreams
+    }
+
+    /// Where a lattice is.
+    pub fn upstream(&self, name: &LatticeName) -> &Upstream {
+        let settings = self.settings(name);
+        let upstream = settings
+            .as_ref()
+            .and_then(|settings| settings.upstream.as_deref());
+        self.config.upstreams.named(upstream)
     }
 
     /// The tasks, for work that must outlive its call.
@@ -226,7 +286,7 @@ impl Lattices {
     /// Looks what there is under the name.
     pub async fn find(&self, name: &LatticeName) -> Result<Found, ControlError> {
         let of_api = |error| ControlError::of_api(error, name.as_str());
-        let api = &self.config.api;
+        let api = &self.upstream(name).api;
         let stream = existing(api.stream_info(&cache_stream::stream_name(name)).await).map_err(of_api)?;
         let bucket = existing(api.stream_info(&feed::bucket_stream(name)).await).map_err(of_api)?;
         let configured = self.settings(name).and_then(|settings| settings.layout);
@@ -244,22 +304,27 @@ impl Lattices {
         })
     }
 
-    /// Names every lattice that has a stream or a bucket, by name.
-    pub async fn names(&self) -> Result<BTreeMap<LatticeName, Named>, ControlError> {
-        let streams = self
-            .config
-            .api
-            .stream_names()
-            .await
-            .map_err(|error| ControlError::of_api(error, "*"))?;
+    /// Names every lattice that has a stream or a bucket, by name, where `may_matter` says so of what is configured to be
+    /// on an upstream: the others are not asked, so that one that is down does not touch who has nothing there.
+    pub async fn names(
+        &self,
+        may_matter: impl Fn(&Names) -> bool,
+    ) -> Result<BTreeMap<LatticeName, Named>, ControlError> {
+        let asked = self.config.upstreams.iter();
+        let asked = asked.filter(|upstream| may_matter(&upstream.serves));
+        let answers = join_all(asked.map(async |upstream| (upstream, upstream.api.stream_names().await)));
         let mut lattices = BTreeMap::<_, Named>::new();
-        for stream in &streams {
-            let of_stream = stream.strip_prefix(cache_stream::STREAM_PREFIX);
-            let of_bucket = stream.strip_prefix(BUCKET_PREFIX);
-            if let Some(Ok(name)) = of_stream.or(of_bucket).map(LatticeName::parse) {
-                let named = lattices.entry(name).or_default();
-                named.stream |= of_stream.is_some();
-                named.bucket |= of_bucket.is_some();
+        for (upstream, streams) in answers.await {
+            for stream in streams.map_err(|error| ControlError::of_api(error, "*"))? {
+                let of_stream = stream.strip_prefix(cache_stream::STREAM_PREFIX);
+                let of_bucket = stream.strip_prefix(BUCKET_PREFIX);
+                if let Some(Ok(name)) = of_stream.or(of_bucket).map(LatticeName::parse)
+                    && self.upstream(&name).name == upstream.name
+                {
+                    let named = lattices.entry(name).or_default();
+                    named.stream |= of_stream.is_some();
+                    named.bucket |= of_bucket.is_some();
+                }
             }
         }
         Ok(lattices)
@@ -280,7 +345,7 @@ impl Lattices {
         }
         let stream = cache_stream::stream_name(name);
         let config = cache_stream::stream_config(name, storage.as_str());
-        match self.config.api.stream_create(&stream, &config).await {
+        match self.upstream(name).api.stream_create(&stream, &config).await {
             Ok(created) if !created.did_create => Ok(false),
             Ok(_) => {
                 info!(lattice = %name, storage = storage.as_str(), "created the lattice's stream");
@@ -324,10 +389,11 @@ impl Lattices {
     }
 
     fn follow(&self, name: &LatticeName, settings: Arc<LatticeSettings>, info: &StreamInfo) -> Arc<Lattice> {
+        let upstream = self.upstream(name);
         let feed_config = FeedConfig {
             lattice: name.clone(),
-            api: self.config.api.clone(),
-            deliveries: self.config.deliveries.clone(),
+            api: upstream.api.clone(),
+            deliveries: upstream.deliveries.clone(),
             instance: Arc::clone(&self.config.instance),
         };
         let (feed, feeding, inspecting) = Feed::start(feed_config, info, &self.stop);
@@ -335,7 +401,7 @@ impl Lattices {
             name.clone(),
             cache_stream::stream_name(name),
             cache_stream::subject_prefix(name),
-            self.config.api.clone(),
+            upstream.api.clone(),
             feed,
             settings,
             self.config.clock,
@@ -381,7 +447,7 @@ impl Lattices {
             Some(_) | None => {}
         }
         let listed = self
-            .config
+            .upstream(name)
             .api
             .stream_subjects(&feed::bucket_stream(name))
             .await?;

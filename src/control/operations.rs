@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     audit::Trail,
-    auth::{ClaimsWrite, ClaimsWriteUnsigned, Grant, LinksWrite, Provision, Read, RefsWrite, Verb},
+    auth::{ClaimsWrite, ClaimsWriteUnsigned, Grant, LinksWrite, Names, Provision, Read, RefsWrite, Verb},
     domain::{
         Claims, Entry, EntryKey, Kind, LatticeName, LinkDefinition, LinkId, OciReference, RequestId,
         Revision,
@@ -316,14 +316,16 @@ impl Control {
         })?
     }
 
-    /// Names the lattices that exist and that `visible` grants, by name.
+    /// Names the lattices that exist and that `visible` grants, by name. Looks for them only on upstreams that may have some
+    /// that the caller may see.
     pub async fn list_lattices(
         &self,
         visible: impl Fn(&LatticeName) -> Option<Grant<Read>>,
+        may_see_some_of: impl Fn(&Names) -> bool,
         deadline: Deadline,
     ) -> Result<Vec<(Grant<Read>, Named)>, ControlError> {
         let names = deadline
-            .bound(self.lattices.names())
+            .bound(self.lattices.names(may_see_some_of))
             .await
             .ok_or(ControlError::ReadTimedOut)??;
         Ok(names

@@ -10,7 +10,7 @@ use super::{
     status::Failure,
 };
 use crate::{
-    auth::VerbName,
+    auth::{Names, VerbName},
     control::{
         ControlError,
         decide::Mode,
@@ -77,7 +77,9 @@ impl LatticeService for Gateway {
             nats_version: self
                 .control
                 .lattices()
-                .api()
+                .upstreams()
+                .first
+                .api
                 .connection()
                 .server_version()
                 .unwrap_or_default(),
@@ -101,7 +103,11 @@ impl Gateway {
             token => name_of_token(token).ok_or(ControlError::PageTokenInvalid)?,
         };
         let visible = |name: &LatticeName| self.grant(call, name).ok();
-        let lattices = self.control.list_lattices(visible, call.deadline).await?;
+        let may_see = |lattices: &Names| call.authenticated.access.may_see_some_of(lattices);
+        let lattices = self
+            .control
+            .list_lattices(visible, may_see, call.deadline)
+            .await?;
         let mut behind = lattices
             .iter()
             .skip_while(|(grant, _)| grant.lattice().as_str() <= after.as_str());

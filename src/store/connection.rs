@@ -5,6 +5,7 @@
 //! nothing is handed over while it is away. What was handed over and not answered is unknown.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,10 +14,11 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind, ServerAddr, ServerError,
-    Subscriber,
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind,
+    ServerAddr, ServerError, Subscriber,
 };
 use bytes::Bytes;
+use nkeys::KeyPair;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, error, info, warn};
@@ -41,23 +43,66 @@ const VIOLATION_MEMORY: Duration = Duration::from_secs(30);
 pub struct ConnectionConfig {
     /// `nats://host:port`, several comma-separated.
     pub servers: String,
-    /// A NATS credentials file (user JWT and nkey seed).
-    pub credentials_file: Option<std::path::PathBuf>,
+    /// What the gateway shows at every connect.
+    pub credentials: Option<Credentials>,
+    /// PEM: who signs the servers' certificates, besides whom the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: the client's certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// The name that the server shows for the connection.
     pub name: String,
+}
+
+/// What the gateway shows to NATS, read anew at every connect, so that it can be renewed in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// A credentials file: a user's JWT and seed.
+    File(PathBuf),
+    /// A file that holds the seed of an nkey.
+    NkeySeed(PathBuf),
+}
+
+impl Credentials {
+    /// Reads the file, and signs what the server asks to have signed. The error names the file and nothing that it holds.
+    pub fn answer(&self, nonce: &[u8]) -> Result<Auth, String> {
+        let (path, is_jwt) = match self {
+            Self::File(path) => (path, true),
+            Self::NkeySeed(path) => (path, false),
+        };
+        let told = |what: &str| format!("{}: {what}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| told(&error.to_string()))?;
+        let mut auth = Auth::new();
+        let seed = if is_jwt {
+            let jwt = block(&text, "NATS USER JWT").ok_or_else(|| told("holds no NATS USER JWT"))?;
+            auth.jwt = Some(jwt.to_owned());
+            block(&text, "USER NKEY SEED").ok_or_else(|| told("holds no USER NKEY SEED"))?
+        } else {
+            text.trim()
+        };
+        // The library's errors are not told: they may quote the seed.
+        let key = KeyPair::from_seed(seed).map_err(|_error| told("holds no seed of an nkey"))?;
+        auth.nkey = (!is_jwt).then(|| key.public_key());
+        auth.signature = Some(
+            key.sign(nonce)
+                .map_err(|_error| told("holds no seed that signs"))?,
+        );
+        Ok(auth)
+    }
+}
+
+/// What stands between `-----BEGIN NAME-----` and the next line of dashes.
+fn block<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, behind) = text.split_once(&format!("-----BEGIN {name}-----"))?;
+    let (block, _) = behind.split_once("---")?;
+    Some(block.trim()).filter(|block| !block.is_empty())
 }
 
 /// Why NATS could not be connected to at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The credentials file cannot be read.
-    #[error("cannot read the NATS credentials file {path}")]
-    Credentials {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The credentials cannot be read.
+    #[error("the NATS credentials cannot be used: {0}")]
+    Credentials(String),
     /// The address list does not parse, or the like.
     #[error("cannot connect to NATS at {servers}: {reason}")]
     Options {
@@ -129,8 +174,7 @@ impl Connection {
             state: Arc::new(sender),
             violations: Arc::clone(&violations),
         };
-        let client = options(config, events)
-            .await?
+        let client = options(config, events)?
             .connect(&config.servers.split(',').map(str::trim).collect::<Vec<_>>()[..])
             .await
             .map_err(|source| ConnectError::Options {
@@ -358,22 +402,32 @@ impl EventSink {
     }
 }
 
-async fn options(config: &ConnectionConfig, events: EventSink) -> Result<ConnectOptions, ConnectError> {
-    let mut options = match &config.credentials_file {
+fn options(config: &ConnectionConfig, events: EventSink) -> Result<ConnectOptions, ConnectError> {
+    let mut options = match config.credentials.clone() {
         None => ConnectOptions::new(),
-        Some(path) => ConnectOptions::with_credentials_file(path)
-            .await
-            .map_err(|source| ConnectError::Credentials {
-                path: path.display().to_string(),
-                source,
-            })?,
+        Some(credentials) => {
+            // At start a mistake ends the gateway; later it is tried again until the file is mended.
+            credentials.answer(&[]).map_err(ConnectError::Credentials)?;
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let answer = credentials.answer(&nonce).map_err(AuthError::new);
+                std::future::ready(answer)
+            })
+        }
     };
     if let Some((user, password)) = user_of(&config.servers)? {
         options = options.user_and_password(user, password);
     }
+    if let Some(ca_file) = config.ca_file.clone() {
+        options = options.add_root_certificates(ca_file);
+    }
+    if let Some((certificate_file, key_file)) = config.certificate.clone() {
+        options = options.add_client_certificate(certificate_file, key_file);
+    }
+    let is_secured = config.ca_file.is_some() || config.certificate.is_some();
     options = options
         .name(&config.name)
         .custom_inbox_prefix(INBOX_PREFIX)
+        .require_tls(is_secured)
         .retry_on_initial_connect()
         .max_reconnects(None)
         .ping_interval(PING_INTERVAL)

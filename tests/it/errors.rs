@@ -389,7 +389,7 @@ async fn of_a_broken_wire() -> Vec<Told> {
         gateway
             .metrics()
             .await
-            .contains("nats_connected 0\n")
+            .contains("nats_connected{upstream=\"default\"} 0\n")
             .then_some(())
     })
     .await;
