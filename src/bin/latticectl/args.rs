@@ -3,23 +3,26 @@
 //! Doc comments are the help texts. Only the shape of arguments is checked here; whether a key, a name, an etag
 //! or an id is acceptable is the gateway's decision alone.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU32, str::FromStr, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
+use http::{
+    Uri,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use lattice_gateway::proto::{Consistency, Revision, consistency::Requirement};
-use tonic::transport::Uri;
 use uuid::Uuid;
 
 use crate::{
-    claims::ClaimsCommand, gateway::Intent, lattice::LatticeCommand, link::LinkCommand,
-    reference::ReferenceCommand,
+    access::AccessOptions, claims::ClaimsCommand, gateway::Intent, lattice::LatticeCommand,
+    link::LinkCommand, reference::ReferenceCommand,
 };
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    refused by the gateway, or the answer could not be written
+  1    refused by the gateway, no secure connection to it, or the answer could not be written
   2    wrong usage, or a file that cannot be used
   3    not found
   4    conflict: the entry is not as required, or something else was written meanwhile
@@ -58,10 +61,10 @@ impl Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The gateway: http://HOST:PORT, or just HOST:PORT
+    /// The gateway: https://HOST:PORT, http://HOST:PORT, or HOST:PORT: by TLS with --ca or --cert
     #[arg(long, global = true, env = "LATTICECTL_ENDPOINT", value_name = "URL")]
-    #[arg(default_value = "http://127.0.0.1:7400")]
-    pub(crate) endpoint: GatewayUri,
+    #[arg(default_value = "127.0.0.1:7400")]
+    endpoint: GivenEndpoint,
 
     /// The lattice that the command is about
     #[arg(long, global = true, env = "LATTICECTL_LATTICE", value_name = "NAME")]
@@ -75,6 +78,29 @@ pub(crate) struct Global {
     /// How long to try, retries included; every page of a list has this long
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     pub(crate) timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) access: AccessOptions,
+}
+
+impl Global {
+    /// The gateway, with the scheme that other options imply where none is given.
+    pub(crate) fn gateway(&self) -> GatewayUri {
+        let implied = match self.access.ask_for_tls() {
+            true => Scheme::HTTPS,
+            false => Scheme::HTTP,
+        };
+        GatewayUri {
+            scheme: self.endpoint.scheme.clone().unwrap_or(implied),
+            authority: self.endpoint.authority.clone(),
+        }
+    }
+
+    /// How long a connection may take. It must fail before its attempt does: then it is known that nothing
+    /// was sent.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.timeout / 4
+    }
 }
 
 /// For whom to print.
@@ -220,41 +246,76 @@ pub(crate) struct ListOptions {
     pub(crate) limit: Option<NonZeroU32>,
 }
 
+/// Where a gateway listens, as it is given: perhaps without a scheme.
+#[derive(Clone, Debug)]
+struct GivenEndpoint {
+    scheme: Option<Scheme>,
+    authority: Authority,
+}
+
 /// Where a gateway listens: scheme and authority, nothing else.
 #[derive(Clone, Debug)]
-pub(crate) struct GatewayUri(Uri);
+pub(crate) struct GatewayUri {
+    scheme: Scheme,
+    authority: Authority,
+}
 
 impl GatewayUri {
     pub(crate) fn uri(&self) -> Uri {
-        self.0.clone()
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        // With all three there is nothing that could be wrong.
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
+    /// A name or an address, without the brackets of IPv6.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        let default = if self.is_secure() { 443 } else { 80 };
+        self.authority.port_u16().unwrap_or(default)
+    }
+
+    /// True where what is sent stays on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.host().parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            Err(_name) => self.host().eq_ignore_ascii_case("localhost"),
+        }
     }
 }
 
 impl fmt::Display for GatewayUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.to_string().trim_end_matches('/'))
+        write!(f, "{}://{}", self.scheme, self.authority)
     }
 }
 
-impl FromStr for GatewayUri {
-    type Err = String;
+impl FromStr for GivenEndpoint {
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let url = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "give https://HOST:PORT, http://HOST:PORT or HOST:PORT, and nothing after it";
+        let (scheme, rest) = match text.split_once("://") {
+            None => (None, text),
+            Some(("http", rest)) => (Some(Scheme::HTTP), rest),
+            Some(("https", rest)) => (Some(Scheme::HTTPS), rest),
+            Some(_) => return Err(FORM),
         };
-        let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err("TLS is not supported; give an http:// URL".to_owned()),
-            Some(_) | None => return Err("give http://HOST:PORT".to_owned()),
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let authority: Authority = rest.parse().map_err(|_invalid| FORM)?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(FORM);
         }
-        if uri.host().is_none_or(str::is_empty) || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err("give http://HOST:PORT and nothing after it".to_owned());
-        }
-        Ok(Self(uri))
+        Ok(Self { scheme, authority })
     }
 }
 

@@ -10,8 +10,10 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
+    access::TokenError,
     args::{Format, GatewayUri},
     table::printable,
+    tls::{TlsError, Trouble},
 };
 
 /// Why a command failed.
@@ -72,6 +74,10 @@ pub(crate) enum Cause {
     Code(Code),
     /// There is no connection; nothing was sent.
     NotConnected,
+    /// There is no secure connection, for a reason that stays; nothing was sent.
+    NotSecured(Trouble),
+    /// There is no token to send, so nothing was sent.
+    NoToken,
     /// Nobody, in the time given.
     NoAnswer,
     /// The user.
@@ -245,6 +251,12 @@ fn cause(status: &Status, reason: &str) -> Cause {
     if let Some(reason) = known {
         return Cause::Reason(status.code(), reason);
     }
+    if sources(status).any(<dyn Error>::is::<TokenError>) {
+        return Cause::NoToken;
+    }
+    if let Some(error) = sources(status).find_map(<dyn Error>::downcast_ref::<TlsError>) {
+        return Cause::NotSecured(error.trouble);
+    }
     // tonic makes this error only while it has no connection to send a request on.
     if sources(status).any(<dyn Error>::is::<ConnectError>) {
         return Cause::NotConnected;
@@ -305,10 +317,15 @@ impl Failure {
         match self.cause {
             Cause::Reason(_, reason) => hint(reason).and_then(|hint| self.filled(hint, place.lattice)),
             Cause::NotConnected => Some(format!("is the gateway running at {endpoint}?")),
-            Cause::Code(_) if self.reason.is_empty() => {
-                Some(format!("is it a lattice gateway that answers at {endpoint}?"))
-            }
-            Cause::Code(_) | Cause::NoAnswer | Cause::Interrupted => None,
+            Cause::NotSecured(trouble) => Some(trouble_hint(trouble, endpoint)),
+            Cause::Code(_) if self.reason.is_empty() => Some(match endpoint.is_secure() {
+                true => format!("is it a lattice gateway that answers at {endpoint}?"),
+                false => format!(
+                    "is it a lattice gateway that answers at {endpoint}? if it serves TLS, give an \
+                     https:// URL"
+                ),
+            }),
+            Cause::Code(_) | Cause::NoToken | Cause::NoAnswer | Cause::Interrupted => None,
         }
     }
 
@@ -319,6 +336,24 @@ impl Failure {
             filled = filled.replace(&format!("{{{key}}}"), value);
         }
         (!filled.contains('{')).then_some(filled)
+    }
+}
+
+/// Tells what to do where there is no secure connection.
+fn trouble_hint(trouble: Trouble, endpoint: &GatewayUri) -> String {
+    match trouble {
+        Trouble::UnknownAuthority => "give --ca with the authority that signed it".to_owned(),
+        Trouble::OtherHost => "give an --endpoint with a name that it is for".to_owned(),
+        Trouble::OutOfDate => "have it renewed; if it is current, set this machine's clock".to_owned(),
+        Trouble::NotTls => {
+            "if the gateway serves without TLS, give an http:// URL and neither --ca nor --cert".to_owned()
+        }
+        Trouble::CertificateRequired => "give --cert and --key".to_owned(),
+        Trouble::CertificateRefused => {
+            "give a --cert that is current and that an authority of the gateway's signed for clients"
+                .to_owned()
+        }
+        Trouble::Other => format!("is it a lattice gateway that answers at {endpoint}?"),
     }
 }
 
@@ -372,6 +407,8 @@ impl Cause {
             Self::Reason(_, reason) => exit_of_reason(reason),
             Self::Code(code) => exit_of_code(code),
             Self::NotConnected | Self::NoAnswer => Exit::Unavailable,
+            Self::NotSecured(_) => Exit::Refused,
+            Self::NoToken => Exit::Usage,
             Self::Interrupted => Exit::Interrupted,
         }
     }
@@ -380,6 +417,8 @@ impl Cause {
         match self {
             Self::Reason(code, _) | Self::Code(code) => code,
             Self::NotConnected => Code::Unavailable,
+            Self::NotSecured(_) => Code::Unauthenticated,
+            Self::NoToken => Code::InvalidArgument,
             Self::NoAnswer => Code::DeadlineExceeded,
             Self::Interrupted => Code::Cancelled,
         }

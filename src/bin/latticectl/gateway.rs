@@ -16,12 +16,10 @@ use tokio::{
     signal,
     time::{Instant, sleep, timeout},
 };
-use tonic::{
-    Request, Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Response, Status};
 
 use crate::{
+    access::Line,
     args::{Format, Global},
     failure::{CallError, Doubt, Failure},
     output,
@@ -35,7 +33,7 @@ const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The gateway that a command talks to.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    channel: Channel,
+    line: Line,
     timeout: Duration,
     name: String,
     notices: Format,
@@ -63,35 +61,30 @@ pub(crate) struct Intent {
 }
 
 impl Gateway {
-    /// Connects when it is first called.
-    pub(crate) fn new(global: &Global) -> Self {
-        // A connection must fail before its attempt does: then it is known that nothing was sent.
-        let connect_timeout = global.timeout / 4;
-        let channel = Endpoint::from(global.endpoint.uri())
-            .connect_timeout(connect_timeout)
-            .connect_lazy();
-        Self {
-            channel,
+    /// Connects when it is first called. The error says which options are wrong.
+    pub(crate) fn new(global: &Global) -> Result<Self, String> {
+        Ok(Self {
+            line: Line::new(global)?,
             timeout: global.timeout,
-            name: global.endpoint.to_string(),
+            name: global.gateway().to_string(),
             notices: global.output,
-        }
+        })
     }
 
-    pub(crate) fn claims(&self) -> ClaimsServiceClient<Channel> {
-        ClaimsServiceClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    pub(crate) fn claims(&self) -> ClaimsServiceClient<Line> {
+        ClaimsServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
-    pub(crate) fn links(&self) -> LinkDefinitionServiceClient<Channel> {
-        LinkDefinitionServiceClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    pub(crate) fn links(&self) -> LinkDefinitionServiceClient<Line> {
+        LinkDefinitionServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
-    pub(crate) fn references(&self) -> OciReferenceServiceClient<Channel> {
-        OciReferenceServiceClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    pub(crate) fn references(&self) -> OciReferenceServiceClient<Line> {
+        OciReferenceServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
-    pub(crate) fn lattices(&self) -> LatticeServiceClient<Channel> {
-        LatticeServiceClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    pub(crate) fn lattices(&self) -> LatticeServiceClient<Line> {
+        LatticeServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
     /// Makes a call, in as many attempts as it takes and the timeout allows.

@@ -4,6 +4,7 @@
 //! JSON for programs. Results go to standard output, everything else to standard error. Nothing here decides
 //! what is valid in a lattice: that is the gateway's part.
 
+mod access;
 mod args;
 mod claims;
 mod failure;
@@ -16,6 +17,7 @@ mod page;
 mod reference;
 mod retry;
 mod table;
+mod tls;
 mod token;
 
 use std::{
@@ -38,16 +40,14 @@ async fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let context = Context::new(&cli);
-    let printed = run(&context, &cli.command).await.and_then(|text| print(&text));
-    let Err(error) = printed else {
+    let Err(error) = answer(&cli).await.and_then(|text| print(&text)) else {
         return ExitCode::SUCCESS;
     };
     let place = Place {
-        endpoint: &cli.global.endpoint,
-        lattice: context.lattice,
+        endpoint: &cli.global.gateway(),
+        lattice: cli.lattice(),
     };
-    output::note(&error.render(context.format, place));
+    output::note(&error.render(cli.global.output, place));
     error.exit().into()
 }
 
@@ -60,13 +60,21 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(cli: &'a Cli) -> Self {
-        Self {
-            gateway: Gateway::new(&cli.global),
+    fn new(cli: &'a Cli) -> Result<Self, CommandError> {
+        Ok(Self {
+            gateway: Gateway::new(&cli.global).map_err(CommandError::Input)?,
             lattice: cli.lattice(),
             format: cli.global.output,
-        }
+        })
     }
+}
+
+async fn answer(cli: &Cli) -> Result<String, CommandError> {
+    // Needs no gateway, whatever is wrong with the access to one.
+    if let Command::Completions { shell } = cli.command {
+        return Ok(completions(shell));
+    }
+    run(&Context::new(cli)?, &cli.command).await
 }
 
 async fn run(context: &Context<'_>, command: &Command) -> Result<String, CommandError> {

@@ -39,6 +39,7 @@ pub(crate) fn class(cause: Cause) -> Class {
         Cause::Reason(_, reason) => class_of_reason(reason),
         Cause::Code(code) => class_of_code(code),
         Cause::NotConnected => Class::NotApplied,
+        Cause::NotSecured(_) | Cause::NoToken => Class::Refused,
         Cause::NoAnswer | Cause::Interrupted => Class::Doubtful,
     }
 }

@@ -71,6 +71,7 @@ impl Stand {
                 layout: None,
                 sweep,
                 effects: true,
+                upstream: None,
             };
             let mut config = Config::dev(nats.url(), None);
             config.lattices = Settings(vec![("*".to_owned(), Arc::new(settings))]);

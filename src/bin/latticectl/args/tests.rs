@@ -44,7 +44,7 @@ fn global_options_stand_before_or_after_the_command() {
         assert_eq!(cli.lattice(), "blue");
         assert_eq!(cli.global.output, Format::Json);
         assert_eq!(cli.global.timeout, Duration::from_secs(2));
-        assert_eq!(cli.global.endpoint.to_string(), "http://127.0.0.1:1");
+        assert_eq!(cli.global.gateway().to_string(), "http://127.0.0.1:1");
     }
 }
 
@@ -60,25 +60,67 @@ fn a_lattice_command_is_about_the_lattice_it_names() {
     );
 }
 
+fn gateway(line: &str) -> Result<GatewayUri, clap::Error> {
+    parse(line).map(|cli| cli.global.gateway())
+}
+
 #[test]
 fn an_endpoint_is_a_host_and_port_and_nothing_else() {
     for (given, kept) in [
         ("127.0.0.1:7400", "http://127.0.0.1:7400"),
         ("localhost:7400", "http://localhost:7400"),
         ("http://[::1]:7400/", "http://[::1]:7400"),
+        ("https://gateway.example", "https://gateway.example"),
     ] {
-        assert_eq!(given.parse::<GatewayUri>().unwrap().to_string(), kept);
+        let gateway = gateway(&format!("info --endpoint {given}")).unwrap();
+        assert_eq!(gateway.to_string(), kept);
+        assert_eq!(gateway.uri().to_string(), format!("{kept}/"));
     }
     for refused in [
-        "",
-        "https://a:1",
         "nats://a:1",
         "http://",
         "http://a:1/b",
+        "http://a:1//",
         "http://a:1?b",
-        "a b",
+        "a/b",
+        "a:1#b",
+        "me:secret@a:1",
     ] {
-        assert!(refused.parse::<GatewayUri>().is_err(), "{refused}");
+        assert!(
+            gateway(&format!("info --endpoint {refused}")).is_err(),
+            "{refused}"
+        );
+    }
+    assert!(Cli::try_parse_from(["latticectl", "info", "--endpoint", ""]).is_err());
+}
+
+#[test]
+fn certificates_imply_tls_where_no_scheme_is_given() {
+    for (line, expected) in [
+        ("info", "http://127.0.0.1:7400"),
+        ("info --ca ca.pem", "https://127.0.0.1:7400"),
+        ("--cert c.pem info --key k.pem", "https://127.0.0.1:7400"),
+        ("--ca ca.pem info --endpoint a:1", "https://a:1"),
+        ("info --endpoint http://a:1 --ca ca.pem", "http://a:1"),
+    ] {
+        assert_eq!(gateway(line).unwrap().to_string(), expected, "{line}");
+    }
+}
+
+#[test]
+fn hosts_and_ports_are_told_apart() {
+    for (endpoint, host, port, is_loopback) in [
+        ("http://[::1]:7400", "::1", 7400, true),
+        ("http://127.8.8.8", "127.8.8.8", 80, true),
+        ("http://[::ffff:127.0.0.1]:1", "::ffff:127.0.0.1", 1, true),
+        ("https://LocalHost", "LocalHost", 443, true),
+        ("localhost.example:1", "localhost.example", 1, false),
+        ("127.0.0.1.example:1", "127.0.0.1.example", 1, false),
+        ("0.0.0.0:1", "0.0.0.0", 1, false),
+    ] {
+        let gateway = gateway(&format!("info --endpoint {endpoint}")).unwrap();
+        let told = (gateway.host(), gateway.port(), gateway.is_loopback());
+        assert_eq!(told, (host, port, is_loopback), "{endpoint}");
     }
 }
 

@@ -1,6 +1,9 @@
 use std::{collections::HashMap, sync::Arc};
 
+use clap::Parser;
+
 use super::*;
+use crate::args::Cli;
 
 fn status(code: Code, reason: &str, details: ErrorDetails) -> Status {
     let metadata = HashMap::from([("call_id".to_owned(), "c1".to_owned())]);
@@ -20,11 +23,16 @@ fn call_error(status: &Status, doubt: Doubt) -> CommandError {
     })
 }
 
+fn gateway() -> GatewayUri {
+    let cli = Cli::try_parse_from(["latticectl", "info", "--endpoint", "127.0.0.1:1"]);
+    cli.unwrap().global.gateway()
+}
+
 fn text(error: &CommandError) -> String {
     error.render(
         Format::Table,
         Place {
-            endpoint: &"127.0.0.1:1".parse().unwrap(),
+            endpoint: &gateway(),
             lattice: "blue",
         },
     )

@@ -21,7 +21,7 @@ fn gateway(endpoint: &str, timeout: &str) -> Gateway {
         timeout,
         "info",
     ];
-    Gateway::new(&Cli::try_parse_from(line).unwrap().global)
+    Gateway::new(&Cli::try_parse_from(line).unwrap().global).unwrap()
 }
 
 fn intent() -> Intent {

@@ -97,7 +97,7 @@ async fn run(gateway: &Forgetful, line: &str) -> Result<String, CommandError> {
         .into_iter()
         .chain(line.split(' '));
     let cli = Cli::try_parse_from(line).unwrap();
-    let context = Context::new(&cli);
+    let context = Context::new(&cli).unwrap();
     let service = OciReferenceServiceServer::new(gateway.clone());
     let server = Server::builder().add_service(service);
     tokio::select! {
