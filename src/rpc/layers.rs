@@ -89,6 +89,7 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
     debug!(
         rpc = method,
         call_id = call.id,
+        caller = call.caller().as_str(),
         code,
         duration_us = time.as_micros(),
         "answered"

@@ -7,7 +7,7 @@ pub mod certificates;
 pub mod gateway;
 pub mod keys;
 pub mod nats;
-mod port;
+pub mod port;
 mod raw;
 pub mod wait;
 pub mod wire;

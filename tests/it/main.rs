@@ -34,6 +34,7 @@ mod oci_reference;
 mod outage;
 mod permissions;
 mod proto_style;
+mod secured;
 mod shutdown;
 mod tenancy;
 mod tls;

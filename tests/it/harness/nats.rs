@@ -390,7 +390,7 @@ fn leniency() -> &'static str {
 }
 
 /// The password of every user that a server's configuration names.
-pub const PASSWORD: &str = "secret";
+pub const PASSWORD: &str = "canary-of-nats";
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
