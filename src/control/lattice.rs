@@ -160,20 +160,21 @@ impl Lattice {
 
     /// Has the mirror reach the last sequence that the stream's leader tells now.
     pub(super) async fn fresh(&self, deadline: Deadline) -> Result<Fresh, ControlError> {
-        let before = self.mirror().position();
-        let info = deadline
-            .bound(self.api.stream_info(&self.stream))
+        let told = self
+            .api
+            .stream_info_not_behind(&self.stream, || self.mirror().position());
+        let told = deadline
+            .bound(told)
             .await
             .ok_or(ControlError::ReadTimedOut)?
             .map_err(|error| ControlError::of_api(error, self.name.as_str()))?;
+        let info = told.info;
         let last = Revision {
             epoch: info.epoch(&self.stream),
             sequence: info.state.last_seq,
         };
-        let is_other_story =
-            before.is_some_and(|before| before.epoch != last.epoch || before.sequence > last.sequence);
         let caught_up = async {
-            if is_other_story {
+            if told.is_other_story {
                 let exchanges = self.mirror().exchanges();
                 self.feed.reread();
                 self.mirror().exchanged_since(exchanges).await;
@@ -212,8 +213,10 @@ impl Lattice {
         let Some(at) = self.mirror().position().filter(|at| at.epoch == last.epoch) else {
             return;
         };
-        let behind = self.api.holds_from(&self.stream, at.sequence + 1).await;
-        if behind == Ok(false) {
+        let nothing = self
+            .api
+            .holds_nothing_behind(&self.stream, at.sequence, last.sequence);
+        if nothing.await == Ok(true) {
             self.feed.caught_up(last);
         }
     }

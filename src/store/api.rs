@@ -13,10 +13,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::connection::{Connection, RequestFailed};
-use crate::domain::Epoch;
+use crate::domain::{Epoch, Revision};
 
 /// How long one API call may take.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,7 +99,25 @@ pub struct StreamState {
     pub subjects: Option<HashMap<String, u64>>,
 }
 
+/// What a stream's leader told, beside what was seen of the stream.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// The description.
+    pub info: StreamInfo,
+    /// Whether it is of another incarnation of the stream than what was seen.
+    pub is_other_story: bool,
+}
+
+/// For how long a leader that tells of less than was seen may have to apply its log yet.
+pub const BEHIND_MAX: Duration = Duration::from_secs(1);
+
 impl StreamInfo {
+    /// Whether it has several replicas.
+    fn is_replicated(&self) -> bool {
+        let replicas = self.config.get("num_replicas").and_then(Value::as_u64);
+        replicas.is_some_and(|replicas| replicas > 1)
+    }
+
     /// The incarnation of the stream.
     pub fn epoch(&self, name: &str) -> Epoch {
         Epoch::of_stream(name, &self.created)
@@ -232,19 +250,53 @@ impl JetStream {
         }
     }
 
-    /// Whether the stream's leader holds any message at or behind a sequence.
-    pub async fn holds_from(&self, stream: &str, sequence: u64) -> Result<bool, ApiError> {
-        let request = json!({"seq": sequence, "next_by_subj": ">"});
+    /// Whether the stream's leader has reached a sequence, and holds no message between another one and it.
+    pub async fn holds_nothing_behind(
+        &self,
+        stream: &str,
+        sequence: u64,
+        up_to: u64,
+    ) -> Result<bool, ApiError> {
+        let request = json!({"seq": sequence + 1, "next_by_subj": ">"});
         let found = self
             .call::<Value>(&format!("STREAM.MSG.GET.{stream}"), Some(request))
             .await;
         match found {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(false),
+            // A leader that was elected just now may have to apply some messages yet.
             Err(ApiError::Refused {
                 err_code: code::MESSAGE_NOT_FOUND,
                 ..
-            }) => Ok(false),
+            }) => Ok(self.stream_info(stream).await?.state.last_seq >= up_to),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Describes a stream of which something was seen, as its leader has it.
+    ///
+    /// A leader of a cluster that was elected just now tells of an earlier state until it has applied its log: it is asked
+    /// again, for at most [`BEHIND_MAX`]. Who tells less after that tells of a stream that began anew.
+    pub async fn stream_info_not_behind(
+        &self,
+        stream: &str,
+        seen: impl Fn() -> Option<Revision>,
+    ) -> Result<Looked, ApiError> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let began = Instant::now();
+        loop {
+            let seen = seen();
+            let info = self.stream_info(stream).await?;
+            let epoch = info.epoch(stream);
+            let is_other_epoch = seen.is_some_and(|seen| seen.epoch != epoch);
+            let is_behind = seen.is_some_and(|seen| seen.sequence > info.state.last_seq);
+            let may_catch_up = is_behind && !is_other_epoch && info.is_replicated();
+            if !may_catch_up || began.elapsed() >= BEHIND_MAX {
+                return Ok(Looked {
+                    info,
+                    is_other_story: is_other_epoch || is_behind,
+                });
+            }
+            sleep(PAUSE).await;
         }
     }
 

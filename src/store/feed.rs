@@ -236,7 +236,8 @@ impl Worker {
         let config = self.consumer_config(name, &inbox);
         let created = api.consumer_create(&self.stream, name, &config).await?;
         // After the consumer was made: a stream made again in between would have taken the consumer with it.
-        let info = api.stream_info(&self.stream).await?;
+        let told = api.stream_info_not_behind(&self.stream, || self.mirror.position());
+        let info = told.await?.info;
         let contents = Contents::new(info.epoch(&self.stream));
 
         let mut follower = Follower {
@@ -319,18 +320,18 @@ impl Worker {
     }
 
     async fn inspect(&self, listing_due: &mut Instant) {
-        let before = self.mirror.position();
         let api = &self.config.api;
         let found = async {
-            let info = api.stream_info(&self.stream).await?;
+            let told = api.stream_info_not_behind(&self.stream, || self.mirror.position());
+            let told = told.await?;
             let bucket = api.stream_info(&bucket_stream(&self.config.lattice)).await;
             match bucket {
-                Ok(_) => Ok((info, true)),
-                Err(error) if error.is_stream_not_found() => Ok((info, false)),
+                Ok(_) => Ok((told, true)),
+                Err(error) if error.is_stream_not_found() => Ok((told, false)),
                 Err(error) => Err(error),
             }
         };
-        let (info, is_migrating) = match found.await {
+        let (told, is_migrating) = match found.await {
             Ok(found) => found,
             Err(error) if error.is_stream_not_found() => return self.end_gone(),
             Err(error) => {
@@ -340,14 +341,11 @@ impl Worker {
                 return;
             }
         };
-        self.note(&info, is_migrating);
-        let Some(before) = before else {
-            return;
-        };
-        if before.epoch != info.epoch(&self.stream) || before.sequence > info.state.last_seq {
+        self.note(&told.info, is_migrating);
+        let held = self.mirror.read(Contents::messages);
+        if told.is_other_story {
             self.wake.notify_one();
-        } else if self.mirror.read(Contents::messages) != Some(info.state.messages)
-            && Instant::now() >= *listing_due
+        } else if held.is_some_and(|held| held != told.info.state.messages) && Instant::now() >= *listing_due
         {
             // Under load the numbers differ without anything being gone, and a long list takes its time.
             let began = Instant::now();
@@ -476,12 +474,12 @@ impl Follower<'_> {
         };
         let position = contents.position();
         if position.sequence < self.whole_at {
-            let behind = self
-                .worker
-                .config
-                .api
-                .holds_from(&self.worker.stream, position.sequence + 1);
-            if behind.await? {
+            let nothing = self.worker.config.api.holds_nothing_behind(
+                &self.worker.stream,
+                position.sequence,
+                self.whole_at,
+            );
+            if !nothing.await? {
                 return Ok(());
             }
             contents.reached(Revision {

@@ -157,7 +157,7 @@ async fn an_address_beyond_loopback_is_refused() {
     assert_eq!(output.status.code(), Some(64));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(
-        told.contains("server.listen") && told.contains("loopback"),
+        told.contains("--listen") && told.contains("loopback"),
         "{told}"
     );
 }
