@@ -783,6 +783,39 @@ mod tests {
         }
     }
 
+    /// The example is the reference of every setting: what it shows commented out is one, too.
+    #[test]
+    fn every_setting_of_the_example_exists() {
+        let example = include_str!("../gateway.example.toml");
+        parse(example, &[]).unwrap();
+        let is_setting = |line: &str| {
+            let name = line.split_once([' ', ']']).map_or("", |(name, _)| name);
+            name.starts_with('[')
+                || line
+                    .split_once(" = ")
+                    .is_some_and(|(name, _)| !name.contains(' '))
+        };
+        let all = example
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if is_setting(setting) => setting,
+                _ => line,
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(all.contains("\nleeway =") && all.contains("\n[jwt.login]"));
+        let mistakes = parse(&all, &[]).unwrap_err().0;
+        for mistake in &mistakes {
+            // What it names is not there; and it shows ways that exclude each other.
+            let is_of_the_place = ["No such file", "give one of", "callers: are both"];
+            assert!(
+                is_of_the_place.iter().any(|place| mistake.contains(place))
+                    || mistake.starts_with("server.host_key"),
+                "{mistake}"
+            );
+        }
+    }
+
     #[test]
     fn unknown_settings_and_missing_trust_are_refused() {
         assert!(parse(&format!("{MINIMAL}[server]\nlisten_on = 1\n"), &[]).is_err());

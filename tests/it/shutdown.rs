@@ -156,8 +156,5 @@ async fn an_address_beyond_loopback_is_refused() {
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        told.contains("--listen") && told.contains("loopback"),
-        "{told}"
-    );
+    assert!(told.contains("--listen") && told.contains("loopback"), "{told}");
 }
