@@ -23,6 +23,9 @@
     reason = "figures for people"
 )]
 
+#[path = "gateway/access.rs"]
+mod access;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -38,9 +41,10 @@ use std::{
     time::Duration,
 };
 
+use access::Access;
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
 use lattice_gateway::{
     dev::DevServer,
@@ -117,12 +121,21 @@ struct Options {
     /// One round of short turns: whether it works, not how well.
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     quick: bool,
+    /// Measures one thing only.
+    #[arg(long, value_enum)]
+    only: Option<Only>,
     /// Serves the echo, for the process that measures.
     #[arg(long, hide = true)]
     echo_server: bool,
     /// Cargo's own.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Only {
+    /// What it costs to find out who calls, and to check a grant.
+    Access,
 }
 
 #[tokio::main]
@@ -134,11 +147,18 @@ async fn main() -> Result<(), Failure> {
     if options.quick {
         (options.seconds, options.rounds) = (0.3, 1);
     }
+    progress("letting in");
+    let access = Access::measure();
+    if let Some(Only::Access) = options.only {
+        report_access(access);
+        return Ok(());
+    }
     let claims = verification();
     let memory = Memory::measure().await?;
     let bench = Bench::start().await?;
     let turns = bench.run(&options).await?;
     report(&bench.machine, &options, &turns, claims, &memory);
+    report_access(access);
     bench.stop().await
 }
 
@@ -772,6 +792,26 @@ fn report(machine: &str, options: &Options, turns: &Turns, claims: f64, memory: 
         "<= 1024 bytes",
     );
     println!("{:<54} {claims:.1} µs a token", "claims verification");
+}
+
+fn report_access(access: Access) {
+    for (what, micros, max, wanted) in [
+        (
+            "letting in by a token, of 10,000 callers",
+            access.token,
+            3.0,
+            "<= 3 µs",
+        ),
+        (
+            "letting in by a client certificate",
+            access.certificate,
+            3.0,
+            "<= 3 µs",
+        ),
+        ("of that, the check of a grant", access.grant, 2.0, "<= 2 µs"),
+    ] {
+        goal(what, Some(micros), 2, " µs", |micros| micros <= max, wanted);
+    }
 }
 
 /// One line: what was reached of what was to be.
