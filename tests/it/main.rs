@@ -38,3 +38,4 @@ mod secured;
 mod shutdown;
 mod tenancy;
 mod tls;
+mod upstreams;

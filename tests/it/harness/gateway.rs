@@ -82,11 +82,14 @@ impl TestGateway {
 
     /// As [`Self::serving`], over this URL.
     pub async fn serving_at(url: String, text: &str) -> Self {
-        let verbs = "read values:read claims:write links:write refs:write provision";
-        let caller = caller("tests", TOKEN, &["*"], verbs);
-        let mut config = Config::parse(&format!("{text}\n{caller}"), std::iter::empty()).unwrap();
+        let mut config = with_caller(text);
         config.nats.servers = url;
         Self::with(config).await.showing(TOKEN)
+    }
+
+    /// As [`Self::serving`], with the text's own NATS.
+    pub async fn serving_as(text: &str) -> Self {
+        Self::with(with_caller(text)).await.showing(TOKEN)
     }
 
     /// As `serve` serves with this text in its configuration, callers included; to nobody yet.
@@ -160,6 +163,13 @@ impl TestGateway {
     pub async fn put(&self, request: PutLinkDefinitionRequest) -> Result<PutLinkDefinitionResponse, Told> {
         told(self.links().put_link_definition(request).await)
     }
+}
+
+/// This configuration, with the caller `tests`.
+fn with_caller(text: &str) -> Config {
+    let verbs = "read values:read claims:write links:write refs:write provision";
+    let caller = caller("tests", TOKEN, &["*"], verbs);
+    Config::parse(&format!("{text}\n{caller}"), std::iter::empty()).unwrap()
 }
 
 /// A caller of the configuration: a token, and these verbs on these lattices.

@@ -96,6 +96,18 @@ impl Nats {
         nodes
     }
 
+    /// Starts one that may let in nobody but the gateway under test; it listens, and is asked nothing.
+    pub async fn launch_with(extra: &str) -> Self {
+        let mut nats = Self::new(Some(""), extra);
+        nats.launch().await;
+        nats
+    }
+
+    /// Changes the lines in its configuration, for the next start.
+    pub fn set_extra(&mut self, extra: &str) {
+        extra.clone_into(&mut self.extra);
+    }
+
     async fn start_as(jetstream: Option<&str>, extra: &str) -> Self {
         let mut nats = Self::new(jetstream, extra);
         nats.up().await;
