@@ -25,6 +25,8 @@
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/flood.rs"]
+mod flood;
 
 use std::{
     collections::BTreeMap,
@@ -45,6 +47,7 @@ use access::Access;
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use flood::Flood;
 use hdrhistogram::Histogram;
 use lattice_gateway::{
     dev::DevServer,
@@ -136,6 +139,8 @@ struct Options {
 enum Only {
     /// What it costs to find out who calls, and to check a grant.
     Access,
+    /// What a flood from one caller does to another.
+    Flood,
 }
 
 #[tokio::main]
@@ -149,9 +154,16 @@ async fn main() -> Result<(), Failure> {
     }
     progress("letting in");
     let access = Access::measure();
-    if let Some(Only::Access) = options.only {
-        report_access(access);
-        return Ok(());
+    match options.only {
+        Some(Only::Access) => {
+            report_access(access);
+            return Ok(());
+        }
+        Some(Only::Flood) => {
+            report_flood(&Flood::measure().await?);
+            return Ok(());
+        }
+        None => {}
     }
     let claims = verification();
     let memory = Memory::measure().await?;
@@ -812,6 +824,26 @@ fn report_access(access: Access) {
     ] {
         goal(what, Some(micros), 2, " µs", |micros| micros <= max, wanted);
     }
+}
+
+fn report_flood(flood: &Flood) {
+    let [alone, beside, refused] = [&flood.alone, &flood.beside, &flood.refused_per_second]
+        .map(|figures| median(figures.iter().copied()));
+    println!("{:<54} {alone:.0} µs", "a quiet caller alone, p99");
+    println!(
+        "{:<54} {beside:.0} µs",
+        "beside 256 in flight of a caller over its rate, p99"
+    );
+    println!("{:<54} {refused:.0} refusals a second", "of the flood");
+    let rounds = flood.alone.iter().zip(&flood.beside);
+    goal(
+        "a flood from one caller: p99 of another",
+        Some(median(rounds.map(|(alone, beside)| beside / alone))),
+        2,
+        " times",
+        |times| times <= 2.0,
+        "<= 2",
+    );
 }
 
 /// One line: what was reached of what was to be.

@@ -9,6 +9,18 @@
 //! a token of the issuer first comes, again for a key that is not known, and every ten minutes of use; see
 //! [`KeySource::Url`].
 //!
+//! The requirements of OWASP ASVS 5.0, V9, and the tests that hold them (`jwt/tests.rs`):
+//!
+//! | | requirement | held by |
+//! |---|---|---|
+//! | 9.1.1 | the signature is checked before anything that the token says counts | `a_signature_proves_something` |
+//! | 9.1.2 | algorithms are on a list, and never `none` | `none_and_shared_secrets_are_no_algorithms`, `an_algorithm_has_to_be_on_the_issuers_list` |
+//! | 9.1.3 | keys come from where the configuration says | `keys_that_a_token_brings_along_are_not_read`, `the_issuer_is_one_that_is_trusted_and_its_keys_are_its_own` |
+//! | 9.2.1 | the time of validity is kept | `times_are_kept_give_or_take_the_leeway` |
+//! | 9.2.2 | the token is of the right kind | `extensions_and_other_kinds_of_tokens_are_refused` |
+//! | 9.2.3 | the token is for this service | `the_audience_is_this_gateway` |
+//! | 9.2.4 | an issuer with one key for many services tells them apart | the same: an audience is required, to the letter |
+//!
 //! Tokens are read here, and their signatures checked by *ring*, the crypto provider that TLS brings along
 //! anyway; not by the `jsonwebtoken` crate. Its verifiers come from aws-lc, from the `rsa` crate
 //! (RUSTSEC-2023-0071), or from whoever registers some for the whole process: the same calls of *ring* would

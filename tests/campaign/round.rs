@@ -82,7 +82,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
     let topology = rng.choice(of_all(plan.topologies)).copied().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start(topology, *gateways, program, folder.path()).await;
-    let load = Workload::new(rng.usize(3..9), &world, seed);
+    let load = Workload::new(rng.usize(4..10), &world, seed);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stored = Arc::new(Mutex::new(Vec::new()));
     for node in &world.nodes {

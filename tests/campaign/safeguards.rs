@@ -18,13 +18,14 @@ fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) 
     const LOST_SERVERS: &[Fault] = &[Fault::DropAnswers, Fault::KillGateway, Fault::KillAll];
     match safeguard {
         Safeguard::Expectation | Safeguard::FreshMirror => (&[Topology::R1File], BROKEN_WIRES),
-        Safeguard::RingAndHorizon | Safeguard::RetryRule | Safeguard::GaplessWitness => {
+        Safeguard::RingAndHorizon | Safeguard::RetryRule => {
             (&[Topology::R1File, Topology::R3File], LOST_SERVERS)
         }
         Safeguard::ProbeRule => (&[Topology::R1File], LOST_SERVERS),
         Safeguard::EtagTag => (&[Topology::R3Memory], &[Fault::KillAll]),
         Safeguard::ConnectionGate => (&[Topology::R1File], &[Fault::Cut, Fault::KillNode]),
         Safeguard::HonestError => (&[Topology::R1File], &[Fault::HalfOpen]),
+        Safeguard::GaplessWitness => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
         Safeguard::OnePublish => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
     }
 }
