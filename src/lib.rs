@@ -10,9 +10,9 @@
 //!
 //! ```text
 //! main -> command -> { app, config, dev, store::permissions, telemetry }
-//! app  -> { config, rpc, control, auth, store, telemetry }      the composition root: builds, serves, drains
-//! rpc  -> { control, auth, domain, proto }                      gRPC in, operations out
-//! control -> { auth::Grant, domain, store }                     the operations and the write protocol
+//! app  -> { config, reload, rpc, control, auth, audit, store, telemetry }    the composition root: builds, serves, drains
+//! rpc  -> { control, auth, audit, domain, proto }               TLS and gRPC in, operations out
+//! control -> { auth::Grant, audit::Trail, domain, store }       the operations and the write protocol
 //! store -> { domain }                                           subjects, bodies, headers, the mirror, NATS
 //! auth -> { domain }         domain -> nothing                  proto: generated
 //! ```
@@ -20,7 +20,8 @@
 //! # One `PutLinkDefinition`, straight through
 //!
 //! ```text
-//! rpc::layers            caller, deadline, span, admission
+//! rpc::server            a connection, by TLS where configured, with who is at its other end
+//! rpc::layers            who calls (auth::authenticate), the caller's limits, deadline, span, the audit's trail
 //! rpc::link_definition   parse (all violations together) -> grant -> one operation -> convert
 //! control::operations    intent: the message id and the fingerprint of what is asked
 //! control::mutate        one turn in the entry's queue; then, until there is an answer:
@@ -96,6 +97,8 @@
 //! | I9 | Malformed messages stop nothing and are listed | `tests/it/foreign.rs` |
 //! | I10 | Streams are never changed, and never made in mid-run | `tests/it/lattice.rs`, `tests/it/outage.rs` |
 //! | I11 | Nobody is told of what does not stand | `tests/it/effects.rs` |
+//! | I12 | Nothing of another tenant is in answers, errors, metrics or logs; no secret is anywhere | `tests/it/tenancy.rs`, `tests/it/secured.rs` |
+//! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |
 //!
 //! Each [`safeguard`] can be left out in the campaign's build, and the campaign has to notice: `docs/reliability.md`.
 //!
@@ -103,7 +106,8 @@
 //!
 //! The same five places, in this order: `proto/`, [`domain`] (its types and strict parser), [`control::operations`]
 //! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
-//! (its rows in `tenancy.rs`, its file, and the Python client).
+//! (its rows in `tenancy.rs`, its file, and the Python client). The names of those that change something begin with `Put`,
+//! `Set`, `Delete` or `Provision`, by which the audit knows them.
 
 pub mod app;
 pub mod audit;

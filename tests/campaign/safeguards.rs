@@ -25,8 +25,9 @@ fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) 
         Safeguard::EtagTag => (&[Topology::R3Memory], &[Fault::KillAll]),
         Safeguard::ConnectionGate => (&[Topology::R1File], &[Fault::Cut, Fault::KillNode]),
         Safeguard::HonestError => (&[Topology::R1File], &[Fault::HalfOpen]),
-        Safeguard::GaplessWitness => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
-        Safeguard::OnePublish => (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway]),
+        Safeguard::GaplessWitness | Safeguard::OnePublish => {
+            (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway])
+        }
     }
 }
 
