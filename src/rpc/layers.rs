@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
@@ -36,6 +36,8 @@ use crate::{
 };
 
 const HEALTH_PREFIX: &str = "/grpc.health.";
+/// For how long the refusal of a caller that asks too much is held back.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the layer decides by.
 #[derive(Clone, Debug)]
@@ -81,7 +83,10 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
                 request.extensions_mut().insert(call.clone());
                 admission.handle(method, &call, next.run(request)).await
             }
-            Err(error) => status::of(error, &call).into_http(),
+            Err(error) => {
+                admission.slow_down(&error, &call).await;
+                status::of(error, &call).into_http()
+            }
         }
     };
     let response = with_reason(response, &call);
@@ -179,6 +184,19 @@ impl Admission {
                 Refused::InFlight(max) => ControlError::CallerOverloaded { max },
             })?,
         ))
+    }
+
+    /// Holds a refusal back from a caller that asks too much. A client that asks again at once is slowed down by it; its
+    /// streams are bounded, so that it cannot take the processors from the other callers by being refused.
+    async fn slow_down(&self, error: &ControlError, call: &Call) {
+        let asks_too_much = matches!(
+            error,
+            ControlError::RateLimited { .. } | ControlError::CallerOverloaded { .. }
+        );
+        if asks_too_much {
+            let until = call.deadline.at().min(Instant::now() + REFUSAL_PAUSE);
+            self.draining.run_until_cancelled(sleep_until(until)).await;
+        }
     }
 
     /// Handles a call that was admitted.
