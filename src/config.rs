@@ -13,7 +13,7 @@ use self::callers::{RawCaller, RawCallers};
 use crate::{
     audit::{AuditConfig, Destination, OnFailure},
     auth::{
-        Policy,
+        Pattern, Policy,
         callers::Callers,
         jwt::{Algorithm, JwtIssuer, JwtVerifier, KeySource, LEEWAY_DEFAULT},
     },
@@ -611,17 +611,10 @@ fn jwts_of(
 
 impl RawJwtIssuer {
     fn read(&self, name: &str, mistakes: &mut Vec<String>) -> Option<JwtIssuer> {
-        let algorithms = self.algorithms.iter().filter_map(|text| {
-            let algorithm = Algorithm::parse(text);
-            if algorithm.is_none() {
-                let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
-                mistakes.push(format!(
-                    "jwt.{name}.algorithms: {text:?} is none; there are {known}"
-                ));
-            }
-            algorithm
+        let algorithms = callers::each(&self.algorithms, Algorithm::parse, mistakes, |text| {
+            let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
+            format!("jwt.{name}.algorithms: {text:?} is none; there are {known}")
         });
-        let algorithms = algorithms.collect();
         let keys = match (&self.jwks_file, &self.jwks_url) {
             (Some(file), None) => Some(KeySource::File(file.clone())),
             (None, Some(url)) => Some(KeySource::Url(url.clone())),
@@ -652,7 +645,7 @@ impl RawJwtIssuer {
 fn lattice_settings(raw: &BTreeMap<String, RawLattice>, mistakes: &mut Vec<String>) -> Settings {
     let mut settings = Vec::new();
     for (name, lattice) in raw {
-        if LatticeName::parse(&name.replace('*', "x")).is_err() {
+        if !Pattern::is_of_lattices(name) {
             mistakes.push(format!(
                 "lattices.{name:?}: is neither a lattice's name ([A-Za-z0-9_-], at most 63) nor a glob of one"
             ));

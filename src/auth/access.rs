@@ -9,6 +9,7 @@ use super::{
     limits::{Limits, Load},
     verb::{VerbName, VerbSet},
 };
+use crate::domain::LatticeName;
 
 /// Lattices, each by its name or by a glob.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +141,11 @@ impl Pattern {
     /// Takes a name or a glob.
     pub fn parse(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// Whether a text is a lattice's name, or a glob of one.
+    pub fn is_of_lattices(text: &str) -> bool {
+        LatticeName::parse(&text.replace('*', "x")).is_ok()
     }
 
     /// Whether the whole name matches.

@@ -5,15 +5,12 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 
-use crate::{
-    auth::{
-        VerbName,
-        access::Rule,
-        callers::{CallerConfig, Callers, JwtMatch},
-        limits::Limits,
-        peer::CertificateName,
-    },
-    domain::LatticeName,
+use crate::auth::{
+    Pattern, VerbName,
+    access::Rule,
+    callers::{CallerConfig, Callers, JwtMatch},
+    limits::Limits,
+    peer::CertificateName,
 };
 
 /// What a file of its own may hold instead of `gateway.toml`.
@@ -93,6 +90,23 @@ pub(super) fn callers(
     Callers::new(configured, mistakes)
 }
 
+/// Reads each text of a list; what does not parse is a mistake.
+pub(super) fn each<T, C: FromIterator<T>>(
+    texts: &[String],
+    parse: impl Fn(&str) -> Option<T>,
+    mistakes: &mut Vec<String>,
+    mistake: impl Fn(&str) -> String,
+) -> C {
+    let parsed = texts.iter().filter_map(|text| {
+        let parsed = parse(text);
+        if parsed.is_none() {
+            mistakes.push(mistake(text));
+        }
+        parsed
+    });
+    parsed.collect()
+}
+
 impl RawCaller {
     fn read(self, name: &str, issuers: &[&str], mistakes: &mut Vec<String>) -> CallerConfig {
         let is_name = (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -107,28 +121,14 @@ impl RawCaller {
         if self.token_sha256.is_empty() && self.certificates.is_empty() && self.jwt.is_empty() {
             mistakes.push(": is known by nothing; give token_sha256, certificates or jwt".to_owned());
         }
-        let tokens = self.token_sha256.iter().filter_map(|text| {
-            let sha256 = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
-            let sha256 = sha256.and_then(|bytes| bytes.try_into().ok());
-            if sha256.is_none() {
-                mistakes.push(
-                    ".token_sha256: is not a SHA-256 in 64 hexadecimal digits; `lattice-gateway token` prints both"
-                        .to_owned(),
-                );
-            }
-            sha256
+        let sha256 = |text: &str| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok();
+        let tokens = each(&self.token_sha256, sha256, mistakes, |_text| {
+            ".token_sha256: is not a SHA-256 in 64 hexadecimal digits; `lattice-gateway token` prints both"
+                .to_owned()
         });
-        let tokens = tokens.collect();
-        let certificates = self.certificates.iter().filter_map(|text| {
-            let name = CertificateName::parse(text);
-            if name.is_none() {
-                mistakes.push(format!(
-                    ".certificates: {text:?} is neither a URI such as spiffe://domain/path nor dns:name"
-                ));
-            }
-            name
+        let certificates = each(&self.certificates, CertificateName::parse, mistakes, |text| {
+            format!(".certificates: {text:?} is neither a URI such as spiffe://domain/path nor dns:name")
         });
-        let certificates = certificates.collect();
         let jwts = self.jwt.into_iter().map(|jwt| {
             if !issuers.contains(&jwt.issuer.as_str()) {
                 mistakes.push(format!(".jwt.issuer: there is no table [jwt.{}]", jwt.issuer));
@@ -162,23 +162,16 @@ impl RawCaller {
 impl RawGrant {
     fn read(&self, number: usize, mistakes: &mut Vec<String>) -> Rule {
         for name in &self.lattices {
-            if LatticeName::parse(&name.replace('*', "x")).is_err() {
+            if !Pattern::is_of_lattices(name) {
                 mistakes.push(format!(
                     ".grants: number {number}: {name:?} is neither a lattice's name nor a glob of one"
                 ));
             }
         }
-        let verbs = self.verbs.iter().filter_map(|text| {
-            let verb = VerbName::parse(text);
-            if verb.is_none() {
-                let known = VerbName::ALL.map(VerbName::as_str).join(", ");
-                mistakes.push(format!(
-                    ".grants: number {number}: {text:?} is no verb; there are {known}"
-                ));
-            }
-            verb
+        let verbs = each(&self.verbs, VerbName::parse, mistakes, |text| {
+            let known = VerbName::ALL.map(VerbName::as_str).join(", ");
+            format!(".grants: number {number}: {text:?} is no verb; there are {known}")
         });
-        let verbs = verbs.collect();
         if self.lattices.is_empty() || self.verbs.is_empty() {
             mistakes.push(format!(
                 ".grants: number {number}: grants nothing; give lattices and verbs"

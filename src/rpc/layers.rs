@@ -70,15 +70,8 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
     let response = if is_health {
         next.run(request).await
     } else {
-        let recorded = admission.begin(method, &mut call, peer.as_deref());
-        let admitted = match recorded {
-            Ok(()) => {
-                let headers = request.headers();
-                admission.admit(&mut call, headers, peer.as_deref()).await
-            }
-            Err(error) => Err(error),
-        };
-        match admitted {
+        let admitted = admission.admit(method, &mut call, request.headers(), peer.as_deref());
+        match admitted.await {
             Ok(_places) => {
                 request.extensions_mut().insert(call.clone());
                 admission.handle(method, &call, next.run(request)).await
@@ -146,10 +139,12 @@ impl Admission {
     /// Finds out who calls, and takes a place for the call; given back when what this gives is dropped.
     async fn admit(
         &self,
+        method: &'static str,
         call: &mut Call,
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> Result<(SemaphorePermit<'_>, InFlight), ControlError> {
+        self.begin(method, call, peer)?;
         if self.draining.is_cancelled() {
             return Err(ControlError::ShuttingDown);
         }

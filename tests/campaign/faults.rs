@@ -77,7 +77,7 @@ impl Fault {
             }
             Self::HoldNode => {
                 world.nodes[node].hold().await;
-                sleep(a_moment(rng, 200, 3_000)).await;
+                lasts(rng, 200, 3_000).await;
                 world.nodes[node].release();
             }
             Self::Cut | Self::Delay | Self::HalfOpen | Self::BlackHole | Self::DropAnswers => {
@@ -85,7 +85,7 @@ impl Fault {
             }
             Self::KillGateway => {
                 world.gateways[gateway].kill().await;
-                sleep(a_moment(rng, 0, 500)).await;
+                lasts(rng, 0, 500).await;
                 world.gateways[gateway].start().await;
             }
             Self::StopGateway => {
@@ -101,7 +101,7 @@ impl Fault {
                         .api(&format!("STREAM.DELETE.{STREAM}"), Value::Null)
                         .await,
                 );
-                sleep(a_moment(rng, 0, 300)).await;
+                lasts(rng, 0, 300).await;
                 world.create_stream().await;
             }
             Self::PurgeStream => {
@@ -117,7 +117,7 @@ impl Fault {
                 for node in &mut world.nodes {
                     node.reconfigure(ALLOWED, DENIED);
                 }
-                sleep(a_moment(rng, 300, 2_000)).await;
+                lasts(rng, 300, 2_000).await;
                 for node in &mut world.nodes {
                     node.reconfigure(DENIED, ALLOWED);
                 }
@@ -132,9 +132,9 @@ impl Fault {
             Self::Delay => {
                 for _ in 0..rng.usize(3..12) {
                     all(Wire::stall, true);
-                    sleep(a_moment(rng, 5, 150)).await;
+                    lasts(rng, 5, 150).await;
                     all(Wire::stall, false);
-                    sleep(a_moment(rng, 1, 20)).await;
+                    lasts(rng, 1, 20).await;
                 }
             }
             Self::HalfOpen => {
@@ -144,12 +144,12 @@ impl Fault {
                     Wire::stall_answers
                 };
                 all(way, true);
-                sleep(a_moment(rng, 500, 4_000)).await;
+                lasts(rng, 500, 4_000).await;
                 all(way, false);
             }
             Self::BlackHole => {
                 all(Wire::stall, true);
-                sleep(a_moment(rng, 2_000, 8_000)).await;
+                lasts(rng, 2_000, 8_000).await;
                 all(Wire::stall, false);
                 if rng.bool() {
                     wires.iter().for_each(Wire::cut);
@@ -157,13 +157,18 @@ impl Fault {
             }
             Self::DropAnswers => {
                 all(Wire::drop_answers, true);
-                sleep(a_moment(rng, 20, 300)).await;
+                lasts(rng, 20, 300).await;
                 all(Wire::drop_answers, false);
                 wires.iter().for_each(Wire::cut);
             }
             _ => wires.iter().for_each(Wire::cut),
         }
     }
+}
+
+/// For so long a fault lasts: its length is part of what is tried, so that there is no condition to wait for.
+async fn lasts(rng: &mut Rng, from: u64, to: u64) {
+    sleep(a_moment(rng, from, to)).await;
 }
 
 fn a_moment(rng: &mut Rng, from: u64, to: u64) -> Duration {
