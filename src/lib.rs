@@ -117,6 +117,7 @@ pub mod config;
 pub mod control;
 pub mod dev;
 pub mod domain;
+mod jitter;
 pub mod proto;
 pub mod reload;
 pub mod rpc;

@@ -32,12 +32,13 @@ use crate::{
         peer::Peer,
     },
     control::{Clock, ControlError, Deadline},
+    jitter,
     telemetry::Metrics,
 };
 
 const HEALTH_PREFIX: &str = "/grpc.health.";
-/// For how long the refusal of a caller that asks too much is held back.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
+/// For how long the refusal of a caller that asks too much is held back, at most, and half of it at least.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the layer decides by.
 #[derive(Clone, Debug)]
@@ -182,14 +183,16 @@ impl Admission {
     }
 
     /// Holds a refusal back from a caller that asks too much. A client that asks again at once is slowed down by it; its
-    /// streams are bounded, so that it cannot take the processors from the other callers by being refused.
+    /// streams are bounded, so that it cannot take the processors from the other callers by being refused. Not all for
+    /// equally long, or those that were refused together would come back together.
     async fn slow_down(&self, error: &ControlError, call: &Call) {
         let asks_too_much = matches!(
             error,
             ControlError::RateLimited { .. } | ControlError::CallerOverloaded { .. }
         );
         if asks_too_much {
-            let until = call.deadline.at().min(Instant::now() + REFUSAL_PAUSE);
+            let pause = REFUSAL_PAUSE.mul_f64(jitter::factor());
+            let until = call.deadline.at().min(Instant::now() + pause);
             self.draining.run_until_cancelled(sleep_until(until)).await;
         }
     }

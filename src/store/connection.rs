@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, error, info, warn};
 
-use crate::safeguard::Safeguard;
+use crate::{jitter, safeguard::Safeguard};
 
 /// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
 pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
@@ -437,7 +437,7 @@ fn options(config: &ConnectionConfig, events: EventSink) -> Result<ConnectOption
             let shift = u32::try_from(attempts.min(6)).unwrap_or(6);
             RECONNECT_DELAY_MAX
                 .min(Duration::from_millis(50) * (1 << shift))
-                .mul_f64(jitter())
+                .mul_f64(jitter::factor())
         })
         .event_callback(move |event| {
             events.take(event);
@@ -468,12 +468,6 @@ fn without_passwords(servers: &str) -> String {
         .map(|server| server.rsplit_once('@').map_or(server, |(_, place)| place))
         .collect::<Vec<_>>()
         .join(",")
-}
-
-/// Between 0.5 and 1, so that many gateways do not come back at once.
-fn jitter() -> f64 {
-    let [.., byte] = *uuid::Uuid::now_v7().as_bytes();
-    0.5 + f64::from(byte) / 512.0
 }
 
 fn is_older(version: &str, than: &[u64]) -> bool {
