@@ -397,13 +397,13 @@ async fn tell_health(readiness: Readiness, health: HealthReporter) {
 /// Creates what is configured to be there, once NATS is.
 async fn provision(
     lattices: Arc<Lattices>,
-    wanted: Vec<(crate::domain::LatticeName, crate::control::lattices::Storage)>,
+    wanted: Vec<(crate::domain::LatticeName, crate::control::lattices::NewLattice)>,
 ) {
-    for (lattice, storage) in wanted {
+    for (lattice, new) in wanted {
         loop {
             let upstream = lattices.upstream(&lattice);
             upstream.api.connection().connected().await;
-            match lattices.provision(&lattice, storage, false).await {
+            match lattices.provision(&lattice, new, false).await {
                 Ok(_created) => break,
                 Err(ControlError::BackendUnavailable { .. }) => tokio::time::sleep(PROVISION_PAUSE).await,
                 Err(error) => {

@@ -25,7 +25,8 @@ use std::{marker::PhantomData, sync::Arc};
 pub use self::{
     access::{Access, Names, Pattern},
     verb::{
-        ClaimsWrite, ClaimsWriteUnsigned, LinksWrite, Provision, Read, RefsWrite, Verb, VerbName, VerbSet,
+        ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, LinksWrite, Provision, Read, RefsWrite, Verb,
+        VerbName, VerbSet,
     },
 };
 use crate::domain::LatticeName;

@@ -16,7 +16,7 @@ use crate::{
     app::{self, Running},
     auth::VerbName,
     config::{self, Config},
-    control::lattices::Storage,
+    control::lattices::{Layout, NewLattice, Storage},
     dev::{DevServer, NatsServer},
     domain::LatticeName,
     telemetry::{self, LogFormat},
@@ -95,10 +95,10 @@ struct Dev {
     /// Where the nats-server keeps its data; else a temporary folder.
     #[arg(long)]
     store_dir: Option<PathBuf>,
-    /// How streams that are created on the first write are kept; hosts create them in memory.
-    #[arg(long, value_enum, default_value = "memory")]
-    storage: StorageArg,
-    /// The layout of streams that are created on the first write.
+    /// How lattices that are created on the first write are kept; else as hosts do, in memory for `cache-stream`.
+    #[arg(long, value_enum)]
+    storage: Option<StorageArg>,
+    /// The layout of lattices that are created on the first write.
     #[arg(long, value_enum, default_value = "cache-stream")]
     layout: LayoutArg,
     /// What to log, such as `info` or `lattice_gateway=debug`.
@@ -114,7 +114,22 @@ enum StorageArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LayoutArg {
+    /// wasmCloud 0.50 to 0.59.
     CacheStream,
+    /// wasmCloud 0.60 to 0.82.
+    Kv,
+    /// wasmCloud 1.0 to 1.9.
+    Component,
+}
+
+impl From<LayoutArg> for Layout {
+    fn from(layout: LayoutArg) -> Self {
+        match layout {
+            LayoutArg::CacheStream => Self::CacheStream,
+            LayoutArg::Kv => Self::Kv,
+            LayoutArg::Component => Self::Component,
+        }
+    }
 }
 
 const EX_USAGE: u8 = 64;
@@ -220,10 +235,12 @@ impl Dev {
     }
 
     async fn serve(self) -> ExitCode {
-        let LayoutArg::CacheStream = self.layout;
-        let storage = match self.storage {
-            StorageArg::Memory => Storage::Memory,
-            StorageArg::File => Storage::File,
+        let new = NewLattice {
+            layout: self.layout.into(),
+            storage: self.storage.map(|storage| match storage {
+                StorageArg::Memory => Storage::Memory,
+                StorageArg::File => Storage::File,
+            }),
         };
         let nats = match self.nats_url {
             Some(url) => NatsServer::Elsewhere(url),
@@ -233,7 +250,7 @@ impl Dev {
             },
         };
         let mut config = match &nats {
-            NatsServer::Own(server) => Config::dev(server.url().to_owned(), Some(storage)),
+            NatsServer::Own(server) => Config::dev(server.url().to_owned(), Some(new)),
             NatsServer::Elsewhere(url) => Config::dev(url.clone(), None),
         };
         (config.listen, config.admin_listen) = (self.listen, self.admin_listen);

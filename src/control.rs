@@ -9,6 +9,7 @@ pub mod error;
 pub mod intent;
 pub mod lattice;
 pub mod lattices;
+pub mod links;
 pub mod mutate;
 pub mod operations;
 pub mod page;
@@ -55,7 +56,7 @@ impl Clock {
 }
 
 /// When a call must have been answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {

@@ -12,6 +12,8 @@ pub mod tls;
 
 mod addresses;
 mod claims;
+mod config;
+mod interface_link;
 mod lattice;
 mod link_definition;
 mod oci_reference;
@@ -37,6 +39,8 @@ use crate::{
     domain::{EntryKey, LatticeName, Violations},
     proto::{
         self, FILE_DESCRIPTOR_SET, Limits, claims_service_server::ClaimsServiceServer,
+        config_service_server::ConfigServiceServer,
+        interface_link_service_server::InterfaceLinkServiceServer,
         lattice_service_server::LatticeServiceServer,
         link_definition_service_server::LinkDefinitionServiceServer,
         oci_reference_service_server::OciReferenceServiceServer,
@@ -50,10 +54,12 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The services that are ours, for health.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 6] = [
     "lattice.control.v1.ClaimsService",
     "lattice.control.v1.LinkDefinitionService",
     "lattice.control.v1.OciReferenceService",
+    "lattice.control.v1.InterfaceLinkService",
+    "lattice.control.v1.ConfigService",
     "lattice.control.v1.LatticeService",
 ];
 
@@ -195,6 +201,8 @@ pub fn routes(
         .add_service(limited!(ClaimsServiceServer))
         .add_service(limited!(LinkDefinitionServiceServer))
         .add_service(limited!(OciReferenceServiceServer))
+        .add_service(limited!(InterfaceLinkServiceServer))
+        .add_service(limited!(ConfigServiceServer))
         .add_service(limited!(LatticeServiceServer));
     if with_reflection {
         let builder = || {

@@ -26,11 +26,13 @@ pub enum Safeguard {
     HonestError,
     /// One mutation is one publish.
     OnePublish,
+    /// Beside hosts an edit of an interface link is acknowledged once it has stood for a while.
+    Settle,
 }
 
 impl Safeguard {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 10] = [
+    pub const ALL: [(&str, Self); 11] = [
         ("expectation", Self::Expectation),
         ("ring-and-horizon", Self::RingAndHorizon),
         ("retry-rule", Self::RetryRule),
@@ -41,6 +43,7 @@ impl Safeguard {
         ("connection-gate", Self::ConnectionGate),
         ("honest-error", Self::HonestError),
         ("one-publish", Self::OnePublish),
+        ("settle", Self::Settle),
     ];
 
     /// Whether it holds.

@@ -87,6 +87,11 @@ struct UpstreamLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Undone {
+    acknowledgement: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EffectLabel {
     result: &'static str,
 }
@@ -113,6 +118,7 @@ pub struct Metrics {
     in_flight: Gauge,
     connected: Family<UpstreamLabel, Gauge>,
     effects: Family<EffectLabel, Counter>,
+    undone: Family<Undone, Counter>,
     unauthenticated: Family<Why, Counter>,
     reloads: Family<Reload, Counter>,
     reload_ok: Gauge,
@@ -132,6 +138,7 @@ impl Metrics {
         });
         let (in_flight, connected) = (Gauge::default(), Family::default());
         let effects = Family::default();
+        let undone = Family::default();
         let unauthenticated = Family::default();
         let reloads = Family::default();
         let reload_ok = Gauge::default();
@@ -150,6 +157,11 @@ impl Metrics {
             "effects",
             "Notices to providers and events, by what became of them",
             effects.clone(),
+        );
+        registry.register(
+            "link_edits_undone",
+            "Edits of interface links that a host undid, by whether they were acknowledged by then; those before are applied again",
+            undone.clone(),
         );
         registry.register(
             "unauthenticated",
@@ -183,6 +195,7 @@ impl Metrics {
             in_flight,
             connected,
             effects,
+            undone,
             unauthenticated,
             reloads,
             reload_ok,
@@ -247,6 +260,15 @@ impl Metrics {
             Effect::NoSubject => "no_subject",
         };
         self.effects.get_or_create(&EffectLabel { result }).inc();
+    }
+
+    /// A host undid an edit of an interface link; where that is noticed in time it is applied again.
+    pub fn edit_undone(&self, is_in_time: bool) {
+        let when = if is_in_time { "before" } else { "after" };
+        let label = Undone {
+            acknowledgement: when,
+        };
+        self.undone.get_or_create(&label).inc();
     }
 
     /// Whether an upstream of the configuration is connected.

@@ -138,6 +138,8 @@ verbs! {
     LinksWrite;
     /// Setting and deleting OCI references.
     RefsWrite;
+    /// Putting and deleting named configs.
+    ConfigWrite;
     /// Creating a lattice's stream.
     Provision;
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::{EX_USAGE, fail, say};
+use super::{EX_USAGE, LayoutArg, fail, say};
 use crate::{
     domain::LatticeName,
     store::permissions::{self, Permission, Permissions},
@@ -24,6 +24,9 @@ pub(super) struct NatsPermissions {
     /// The JetStream domain, as `nats.domain` names it to the gateway.
     #[arg(long)]
     domain: Option<String>,
+    /// How hosts keep the lattices; run it once a layout where they differ.
+    #[arg(long, value_enum, default_value = "cache-stream")]
+    layout: LayoutArg,
     /// Let the gateway create the lattices' streams.
     #[arg(long)]
     provision: bool,
@@ -71,7 +74,12 @@ impl NatsPermissions {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let gateway = permissions::of_gateway(&lattices, self.domain.as_deref(), self.provision);
+        let gateway = permissions::of_gateway(
+            &lattices,
+            self.layout.into(),
+            self.domain.as_deref(),
+            self.provision,
+        );
         let denied = permissions::kept_from_others(&lattices);
         Ok(match self.format {
             Format::Server => server(&self.user, &gateway, &denied),

@@ -16,10 +16,14 @@ use super::{
     mutate::{Outcome, Written},
 };
 use crate::{
-    domain::{Entry, EntryKey, Kind, LatticeName, LinkDefinition, hash::LengthPrefixed, nkey::Nkey},
+    domain::{Entry, EntryKey, Kind, LinkDefinition, hash::LengthPrefixed, nkey::Nkey},
     store::{
         connection::Status,
-        layout::effects::{Envelope, LinkChange, Message, link_event, link_notice, reference_event},
+        layout::{
+            Part,
+            effects::{Envelope, LinkChange, Message, link_event, link_notice, reference_event},
+            events,
+        },
         mirror::Winner,
     },
     telemetry::{Effect, Metrics},
@@ -62,7 +66,7 @@ pub(super) async fn announce(
         source: source.as_str(),
         time: &time,
     };
-    for message in messages(&lattice.name, &mutation.key, winner, replaced, envelope) {
+    for message in messages(lattice, &mutation.key, winner, replaced, envelope) {
         metrics.effect(match message {
             None => Effect::NoSubject,
             Some(message) => send(lattice, message, deadline).await,
@@ -85,16 +89,32 @@ async fn send(lattice: &Lattice, message: Message, deadline: Deadline) -> Effect
 
 /// What there is to tell, in order; `None` for what has no subject.
 fn messages(
-    lattice: &LatticeName,
+    lattice: &Lattice,
     key: &EntryKey,
     winner: &Winner,
     replaced: Option<&Entry>,
     envelope: Envelope<'_>,
 ) -> Vec<Option<Message>> {
-    match (key, &*winner.entry) {
+    let is_gone = winner.state.is_gone();
+    let Some(told) = winner.state.entry().map(|entry| &**entry).or(replaced) else {
+        return Vec::new();
+    };
+    let (part, lattice) = (lattice.part, &lattice.name);
+    match (key, told) {
+        (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) => match is_gone {
+            false => vec![events::link_set(lattice, envelope, id, link)],
+            true => {
+                let mut messages = events::deleted_notices(lattice, id, link);
+                messages.push(events::link_deleted(lattice, envelope, id, link));
+                messages
+            }
+        },
+        (EntryKey::Config(name), _) => vec![events::config_event(lattice, envelope, is_gone, name)],
+        // Every host of this era tells its providers and others itself of what it sees in the bucket.
+        (_, _) if part == Part::Kv => Vec::new(),
         (EntryKey::LinkDefinition(id), Entry::LinkDefinition(told)) => {
             let replaced = replaced.and_then(as_link);
-            let (change, link) = match winner.is_tombstone {
+            let (change, link) = match is_gone {
                 false => (LinkChange::Put, told),
                 // A tombstone holds no values.
                 true => (LinkChange::Deleted, replaced.unwrap_or(told)),
@@ -112,14 +132,18 @@ fn messages(
         (EntryKey::OciReference(url), Entry::OciReference(reference)) => {
             vec![reference_event(lattice, envelope, url, reference)]
         }
-        (EntryKey::Claims(_) | EntryKey::LinkDefinition(_) | EntryKey::OciReference(_), _) => Vec::new(),
+        (_, _) => Vec::new(),
     }
 }
 
 fn as_link(entry: &Entry) -> Option<&LinkDefinition> {
     match entry {
         Entry::LinkDefinition(link) => Some(link),
-        Entry::Claims(_) | Entry::OciReference(_) => None,
+        Entry::Claims(_)
+        | Entry::OciReference(_)
+        | Entry::InterfaceLink(_)
+        | Entry::Config(_)
+        | Entry::Component(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::decide::Refusal;
 use crate::{
     auth::Denied,
-    domain::{EntryKey, claims_token::TokenRefused},
+    domain::{EntryKey, Violations, claims_token::TokenRefused},
     store::{
         api::{ApiError, code},
         connection::RequestFailed,
@@ -114,6 +114,33 @@ pub enum ControlError {
         /// The setting that decides it.
         setting: String,
     },
+    /// Another link holds what this one asks for.
+    #[error("another link is in the way: {other}; delete it first, or use another link name")]
+    LinkConflict {
+        /// The other link.
+        other: String,
+    },
+    /// Several links match.
+    #[error("several links match; name one of the targets: {targets}")]
+    AmbiguousLink {
+        /// Their targets.
+        targets: String,
+    },
+    /// Configs that the link names are missing, or no host can read them.
+    #[error("the link names configs that are missing or unreadable: {configs}; put them first")]
+    ConfigNotFound {
+        /// Their names.
+        configs: String,
+    },
+    /// A link names the config.
+    #[error("the config is used by {link}; delete the links that name it first, or set `force`")]
+    ConfigInUse {
+        /// One of the links.
+        link: String,
+    },
+    /// What the lattice's layout does not keep.
+    #[error("the lattice's layout does not keep all of it")]
+    NotKept(Violations),
     /// JetStream is off.
     #[error("JetStream is off for the gateway's NATS account; turn it on")]
     JetStreamDisabled,
@@ -230,6 +257,18 @@ impl ControlError {
             Refusal::EtagMismatch => Self::EtagMismatch { entry },
             Refusal::NotFound => Self::NotFound { entry },
             Refusal::Exists => Self::Exists { entry },
+            Refusal::Conflict(other) => Self::LinkConflict {
+                other: other.to_string(),
+            },
+            Refusal::Ambiguous(targets) => Self::AmbiguousLink {
+                targets: targets.join(", "),
+            },
+            Refusal::ConfigsMissing(configs) => Self::ConfigNotFound {
+                configs: configs.join(", "),
+            },
+            Refusal::ConfigUsed(link) => Self::ConfigInUse {
+                link: link.to_string(),
+            },
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         EntryKey, LatticeName, RequestId,
         hash::{LengthPrefixed, first_8},
     },
-    store::evidence::Stamp,
+    store::evidence::{NO_ENTRY, Stamp},
 };
 
 /// What a mutation is recognised by.
@@ -68,6 +68,14 @@ impl Intent {
                 id: first_8(&digest),
                 fingerprint: parts.fingerprint,
                 generated: parts.request_id.is_none(),
+                entry: match parts.key {
+                    EntryKey::InterfaceLink(id) => id.short_hash(),
+                    EntryKey::Claims(_)
+                    | EntryKey::LinkDefinition(_)
+                    | EntryKey::OciReference(_)
+                    | EntryKey::Config(_)
+                    | EntryKey::Component(_) => NO_ENTRY,
+                },
             },
             request_id,
         }

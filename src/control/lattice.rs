@@ -5,8 +5,14 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
+use tokio_util::task::TaskTracker;
+
 use super::{
-    Clock, ControlError, Deadline, effects::Effects, lattices::LatticeSettings, mutate::Joined,
+    Clock, ControlError, Deadline,
+    effects::Effects,
+    lattices::LatticeSettings,
+    links::{Acknowledged, Sources},
+    mutate::Joined,
     queue::KeyQueues,
 };
 use crate::{
@@ -14,6 +20,7 @@ use crate::{
     store::{
         api::JetStream,
         feed::{Feed, Inspection},
+        layout::Part,
         mirror::{Contents, Mirror, Told},
     },
 };
@@ -22,10 +29,11 @@ use crate::{
 pub const AT_RISK_WINDOW: Duration = Duration::from_secs(10);
 const AT_RISK_MAX: usize = 1_000;
 
-/// One open lattice.
+/// One open stream of a lattice; of most layouts it is the only one.
 #[derive(Debug)]
 pub struct Lattice {
     pub(super) name: LatticeName,
+    pub(super) part: Part,
     pub(super) stream: String,
     pub(super) subject_prefix: String,
     pub(super) api: JetStream,
@@ -36,7 +44,12 @@ pub struct Lattice {
     pub(super) clock: Clock,
     pub(super) ack_timeout: Duration,
     pub(super) effects: Effects,
-    acknowledged: Mutex<VecDeque<(Instant, WriteAtRisk)>>,
+    pub(super) tasks: TaskTracker,
+    /// Edits of interface links, by the source whose record they change.
+    pub(super) sources: Sources,
+    /// Edits of interface links that were acknowledged lately.
+    pub(super) edits: Mutex<Acknowledged>,
+    pub(super) acknowledged: Mutex<VecDeque<(Instant, WriteAtRisk)>>,
 }
 
 /// A write that was acknowledged shortly before a migration was noticed.
@@ -60,34 +73,6 @@ pub struct Fresh {
 }
 
 impl Lattice {
-    #[expect(clippy::too_many_arguments, reason = "called in one place, by names")]
-    pub(super) fn new(
-        name: LatticeName,
-        stream: String,
-        subject_prefix: String,
-        api: JetStream,
-        feed: Feed,
-        settings: Arc<LatticeSettings>,
-        clock: Clock,
-        ack_timeout: Duration,
-        effects: Effects,
-    ) -> Self {
-        Self {
-            name,
-            stream,
-            subject_prefix,
-            api,
-            feed,
-            settings,
-            queues: KeyQueues::default(),
-            joined: Joined::default(),
-            clock,
-            ack_timeout,
-            effects,
-            acknowledged: Mutex::default(),
-        }
-    }
-
     /// What the stream holds.
     pub fn mirror(&self) -> &Mirror {
         self.feed.mirror()
@@ -107,7 +92,7 @@ impl Lattice {
     pub(super) fn readable(&self) -> Result<(), ControlError> {
         self.feed.with_inspection(|inspection| {
             // First, since the migrating host deletes the stream in the end.
-            if inspection.is_migrating && self.settings.layout.is_none() {
+            if inspection.has_rival && self.settings.layout.is_none() {
                 return Err(ambiguous(&self.name));
             }
             match inspection.exists {
@@ -173,6 +158,7 @@ impl Lattice {
             epoch: info.epoch(&self.stream),
             sequence: info.state.last_seq,
         };
+        let subjects = info.state.num_subjects;
         let caught_up = async {
             if told.is_other_story {
                 let exchanges = self.mirror().exchanges();
@@ -180,8 +166,7 @@ impl Lattice {
                 self.mirror().exchanged_since(exchanges).await;
             }
             self.catch_up(last).await;
-            let messages = info.state.messages;
-            self.feed.notice_removals(Told { last, messages }).await
+            self.feed.notice_removals(Told { last, subjects }).await
         };
         deadline
             .bound(caught_up)

@@ -21,40 +21,23 @@ use super::{
     Clock, ControlError, Deadline,
     effects::Effects,
     lattice::{Lattice, WriteAtRisk, ambiguous, not_provisioned},
+    links::Sources,
+    mutate::Joined,
+    queue::KeyQueues,
     sweep,
 };
 use crate::{
     auth::{Names, Pattern},
-    domain::{LatticeName, claims_token::TrustedIssuers},
+    domain::{Entry, EntryKey, LatticeName, claims_token::TrustedIssuers},
     store::{
         api::{ApiError, JetStream, StreamInfo},
         connection::{Connection, RequestFailed},
-        feed::{self, Feed, FeedConfig},
-        layout::cache_stream,
+        feed::{Feed, FeedConfig},
+        layout::{ClaimsForm, Part, bucket, cache_stream, kv},
     },
 };
 
-/// How hosts of an era keep a lattice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// wasmCloud 0.50 to 0.59.
-    CacheStream,
-    /// wasmCloud 0.60 to 0.82.
-    Kv,
-    /// wasmCloud 1.0 to 1.9.
-    Component,
-}
-
-impl Layout {
-    /// As the configuration writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::CacheStream => "cache-stream",
-            Self::Kv => "kv",
-            Self::Component => "component",
-        }
-    }
-}
+pub use crate::store::layout::Layout;
 
 /// Where JetStream keeps a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +69,11 @@ pub struct LatticeSettings {
     pub sweep: bool,
     /// Whether running providers and whoever reads the lattice's events are told of writes.
     pub effects: bool,
+    /// For how long a change of an interface link stands before it is acknowledged: hosts that change the same record undo
+    /// it within that time, if they do. Zero where no host writes the bucket.
+    pub settle: Duration,
+    /// In which form claims are put into a bucket of hosts 0.60 to 0.82.
+    pub claims_form: ClaimsForm,
     /// On which NATS it is, by the name of the upstream; none is the first.
     pub upstream: Option<Box<str>>,
 }
@@ -165,8 +153,8 @@ pub struct LatticesConfig {
     pub instance: Arc<str>,
     /// What is configured.
     pub settings: Settings,
-    /// Whether the first write to a lattice that has neither stream nor bucket creates its stream.
-    pub create_on_write: Option<Storage>,
+    /// What the first write to a lattice that has neither stream nor bucket creates, if anything.
+    pub create_on_write: Option<NewLattice>,
     /// How long one publish waits for its acknowledgement.
     pub ack_timeout: Duration,
     /// The wall clock.
@@ -175,17 +163,54 @@ pub struct LatticesConfig {
     pub effects: Effects,
 }
 
+/// How a lattice is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewLattice {
+    /// For hosts of which era.
+    pub layout: Layout,
+    /// Where it is kept; as the era's hosts do, where it is not said.
+    pub storage: Option<Storage>,
+}
+
+impl NewLattice {
+    fn storage(self) -> Storage {
+        self.storage.unwrap_or(match self.layout {
+            Layout::CacheStream => Storage::Memory,
+            Layout::Kv | Layout::Component => Storage::File,
+        })
+    }
+}
+
 /// What there is under a lattice's name.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// Neither stream nor bucket.
     Nothing,
-    /// A stream, and no bucket that counts.
-    Stream(Box<StreamInfo>),
-    /// A bucket that tells its era.
-    Bucket(Layout),
-    /// Both, or a bucket that does not tell.
+    /// The stream or bucket of a layout.
+    At(Layout, Box<StreamInfo>),
+    /// Both, a bucket that does not tell, or one that tells otherwise than the configuration.
     Ambiguous,
+}
+
+/// What a bucket tells of its era.
+#[derive(Clone, Copy, Debug)]
+struct ToldByBucket {
+    /// By what `ProvisionLattice` noted on it.
+    noted: Option<Layout>,
+    by_keys: Option<Layout>,
+}
+
+impl ToldByBucket {
+    /// Keys of 1.x hosts are written by those alone; keys of earlier ones may be left over.
+    fn layout(self, configured: Option<Layout>) -> Option<Layout> {
+        let wanted = configured.or(self.noted).or(self.by_keys)?;
+        let contradicts = match wanted {
+            Layout::CacheStream => true,
+            Layout::Kv => [self.noted, self.by_keys].contains(&Some(Layout::Component)),
+            Layout::Component => self.noted == Some(Layout::Kv),
+        };
+        (!contradicts).then_some(wanted)
+    }
 }
 
 /// What carries a lattice's name.
@@ -199,12 +224,45 @@ pub struct Named {
 
 type Slot = Arc<OnceCell<Arc<Lattice>>>;
 
+/// Which stream of a lattice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Which {
+    /// The one that makes it exist.
+    Main,
+    /// That of its named configs.
+    Configs,
+}
+
+type Name = (LatticeName, Which);
+
+/// What is known of the migration of a lattice by a host.
+#[derive(Debug, Default)]
+pub(super) struct Migration {
+    /// The writes that it may have missed.
+    pub(super) at_risk: Vec<WriteAtRisk>,
+    /// What stood before, until it was compared with the copy.
+    pub(super) former: Option<BTreeMap<EntryKey, Arc<Entry>>>,
+    /// What the copy lacks or has otherwise.
+    pub(super) differences: Vec<MigrationDifference>,
+}
+
+/// An entry that a migrating host did not copy as it stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationDifference {
+    /// The entry.
+    pub key: EntryKey,
+    /// Whether it is missing; else it says something else.
+    pub is_missing: bool,
+}
+
+pub(super) type Migrations = Arc<Mutex<HashMap<LatticeName, Migration>>>;
+
 /// The lattices.
 #[derive(Debug)]
 pub struct Lattices {
     config: LatticesConfig,
-    open: Mutex<HashMap<LatticeName, Slot>>,
-    at_risk: Arc<Mutex<HashMap<LatticeName, Vec<WriteAtRisk>>>>,
+    open: Mutex<HashMap<Name, Slot>>,
+    migrations: Migrations,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -215,7 +273,7 @@ impl Lattices {
         Self {
             config,
             open: Mutex::default(),
-            at_risk: Arc::default(),
+            migrations: Arc::default(),
             tasks,
             stop,
         }
@@ -247,38 +305,51 @@ impl Lattices {
 
     /// Opens a lattice that does not exist, for its first write, where that is allowed to create it.
     pub async fn create(&self, name: &LatticeName, deadline: Deadline) -> Result<Arc<Lattice>, ControlError> {
-        let Some(storage) = self.config.create_on_write else {
+        let Some(new) = self.config.create_on_write else {
             return Err(not_provisioned(name));
         };
         deadline
-            .bound(self.provision(name, storage, false))
+            .bound(self.provision(name, new, false))
             .await
             .unwrap_or_else(|| Err(ControlError::unavailable("JetStream does not answer")))?;
         self.open(name, deadline).await
     }
 
-    /// Whether the first write to a lattice creates it.
-    pub fn creates_on_write(&self) -> bool {
-        self.config.create_on_write.is_some()
+    /// What the first write to a lattice creates.
+    pub fn created_on_write(&self) -> Option<NewLattice> {
+        self.config.create_on_write
     }
 
     /// Opens a lattice, or gives the open one.
     pub async fn open(&self, name: &LatticeName, deadline: Deadline) -> Result<Arc<Lattice>, ControlError> {
+        self.open_stream((name.clone(), Which::Main), deadline).await
+    }
+
+    /// Opens the stream of a lattice's named configs.
+    pub async fn open_configs(
+        &self,
+        name: &LatticeName,
+        deadline: Deadline,
+    ) -> Result<Arc<Lattice>, ControlError> {
+        self.open_stream((name.clone(), Which::Configs), deadline).await
+    }
+
+    async fn open_stream(&self, name: Name, deadline: Deadline) -> Result<Arc<Lattice>, ControlError> {
         let slot = Arc::clone(self.open.lock().entry(name.clone()).or_default());
         if let Some(lattice) = slot.get() {
             if lattice.exists() {
                 return Ok(Arc::clone(lattice));
             }
-            self.forget(name, &slot);
-            return Box::pin(self.open(name, deadline)).await;
+            self.forget(&name, &slot);
+            return Box::pin(self.open_stream(name, deadline)).await;
         }
         let opened = deadline
-            .bound(slot.get_or_try_init(|| self.start(name)))
+            .bound(slot.get_or_try_init(|| self.start(&name)))
             .await
             .unwrap_or_else(|| Err(ControlError::unavailable("JetStream does not answer")))
             .cloned();
         if opened.is_err() {
-            self.forget(name, &slot);
+            self.forget(&name, &slot);
         }
         opened
     }
@@ -287,20 +358,23 @@ impl Lattices {
     pub async fn find(&self, name: &LatticeName) -> Result<Found, ControlError> {
         let of_api = |error| ControlError::of_api(error, name.as_str());
         let api = &self.upstream(name).api;
-        let stream = existing(api.stream_info(&cache_stream::stream_name(name)).await).map_err(of_api)?;
-        let bucket = existing(api.stream_info(&feed::bucket_stream(name)).await).map_err(of_api)?;
+        let [stream, bucket] = [Part::CacheStream, Part::Kv].map(|part| part.stream_name(name));
+        let stream = existing(api.stream_info(&stream).await).map_err(of_api)?;
+        let bucket = existing(api.stream_info(&bucket).await).map_err(of_api)?;
         let configured = self.settings(name).and_then(|settings| settings.layout);
         Ok(match (stream, bucket, configured) {
             (None, None, _) => Found::Nothing,
-            (Some(stream), _, Some(Layout::CacheStream)) | (Some(stream), None, _) => {
-                Found::Stream(Box::new(stream))
+            (Some(stream), _, Some(Layout::CacheStream)) | (Some(stream), None, None) => {
+                Found::At(Layout::CacheStream, Box::new(stream))
             }
-            (_, Some(_), Some(layout @ (Layout::Kv | Layout::Component))) => Found::Bucket(layout),
-            (Some(_), Some(_), _) => Found::Ambiguous,
-            (None, Some(bucket), _) => match self.bucket_layout(name, &bucket).await.map_err(of_api)? {
-                Some(layout) => Found::Bucket(layout),
-                None => Found::Ambiguous,
-            },
+            (Some(_), None, Some(_)) | (Some(_), Some(_), None) => Found::Ambiguous,
+            (_, Some(bucket), configured) => {
+                let told = self.told_by(name, &bucket).await.map_err(of_api)?;
+                match told.layout(configured) {
+                    Some(layout) => Found::At(layout, Box::new(bucket)),
+                    None => Found::Ambiguous,
+                }
+            }
         })
     }
 
@@ -317,7 +391,7 @@ impl Lattices {
         for (upstream, streams) in answers.await {
             for stream in streams.map_err(|error| ControlError::of_api(error, "*"))? {
                 let of_stream = stream.strip_prefix(cache_stream::STREAM_PREFIX);
-                let of_bucket = stream.strip_prefix(BUCKET_PREFIX);
+                let of_bucket = stream.strip_prefix(bucket::DATA_STREAM_PREFIX);
                 if let Some(Ok(name)) = of_stream.or(of_bucket).map(LatticeName::parse)
                     && self.upstream(&name).name == upstream.name
                 {
@@ -330,25 +404,57 @@ impl Lattices {
         Ok(lattices)
     }
 
-    /// Creates the lattice's stream, unless it is there. Tells whether this call did.
+    /// Creates the lattice's stream or buckets, unless they are there. Tells whether this call did.
     pub async fn provision(
         &self,
         name: &LatticeName,
+        new: NewLattice,
+        is_dry_run: bool,
+    ) -> Result<bool, ControlError> {
+        let configured = self.settings(name).and_then(|settings| settings.layout);
+        if configured.is_some_and(|configured| configured != new.layout) {
+            return Err(ambiguous(name));
+        }
+        match self.find(name).await? {
+            Found::Nothing => {}
+            Found::At(layout, _) if layout == new.layout => {}
+            Found::At(..) | Found::Ambiguous => return Err(ambiguous(name)),
+        }
+        let mut did_create = false;
+        // What makes the lattice exist comes last, so that it never exists without the rest.
+        for part in new.layout.parts().iter().rev() {
+            did_create |= self
+                .provision_part(name, *part, new.storage(), is_dry_run)
+                .await?;
+        }
+        Ok(did_create)
+    }
+
+    async fn provision_part(
+        &self,
+        name: &LatticeName,
+        part: Part,
         storage: Storage,
         is_dry_run: bool,
     ) -> Result<bool, ControlError> {
-        match self.find(name).await? {
-            Found::Stream(_) => return Ok(false),
-            Found::Bucket(_) | Found::Ambiguous => return Err(ambiguous(name)),
-            Found::Nothing if is_dry_run => return Ok(true),
-            Found::Nothing => {}
+        let of_api = |error| ControlError::of_api(error, name.as_str());
+        let api = &self.upstream(name).api;
+        let stream = part.stream_name(name);
+        let is_there = existing(api.stream_info(&stream).await)
+            .map_err(of_api)?
+            .is_some();
+        if is_there || is_dry_run {
+            return Ok(!is_there);
         }
-        let stream = cache_stream::stream_name(name);
-        let config = cache_stream::stream_config(name, storage.as_str());
-        match self.upstream(name).api.stream_create(&stream, &config).await {
+        let mut config = part.stream_config(name, storage.as_str());
+        if let (true, Value::Object(config)) = (part.is_bucket(), &mut config) {
+            let noted = serde_json::json!({bucket::LAYOUT_METADATA: part.layout().as_str()});
+            config.insert("metadata".to_owned(), noted);
+        }
+        match api.stream_create(&stream, &config).await {
             Ok(created) if !created.did_create => Ok(false),
             Ok(_) => {
-                info!(lattice = %name, storage = storage.as_str(), "created the lattice's stream");
+                info!(lattice = %name, stream, storage = storage.as_str(), "created a stream of the lattice");
                 Ok(true)
             }
             // Somebody was quicker, with another configuration.
@@ -366,61 +472,86 @@ impl Lattices {
                 }))
             }
             Err(ApiError::Request(RequestFailed::Unknown)) => Err(ControlError::ProvisionUnknown),
-            Err(error) => Err(ControlError::of_api(error, name.as_str())),
+            Err(error) => Err(of_api(error)),
         }
     }
 
-    /// The writes that a migration of the lattice may have missed.
-    pub fn at_risk(&self, name: &LatticeName) -> Vec<WriteAtRisk> {
-        self.at_risk.lock().get(name).cloned().unwrap_or_default()
+    /// The writes that a migration of the lattice may have missed, and what its copy lacks or has otherwise.
+    pub fn migration(&self, name: &LatticeName) -> (Vec<WriteAtRisk>, Vec<MigrationDifference>) {
+        let migrations = self.migrations.lock();
+        let migration = migrations.get(name);
+        migration
+            .map(|migration| (migration.at_risk.clone(), migration.differences.clone()))
+            .unwrap_or_default()
     }
 
-    async fn start(&self, name: &LatticeName) -> Result<Arc<Lattice>, ControlError> {
+    async fn start(&self, (name, which): &Name) -> Result<Arc<Lattice>, ControlError> {
         let settings = self.settings(name).ok_or_else(|| not_provisioned(name))?;
-        match self.find(name).await? {
-            Found::Stream(info) => Ok(self.follow(name, settings, &info)),
-            Found::Nothing => Err(not_provisioned(name)),
-            Found::Ambiguous => Err(ambiguous(name)),
-            Found::Bucket(layout) => Err(ControlError::LayoutUnsupported {
-                layout: layout.as_str(),
-                operation: "this version of the gateway serves layout `cache-stream` only",
-            }),
+        let (layout, info) = match self.find(name).await? {
+            Found::At(layout, info) => (layout, info),
+            Found::Nothing => return Err(not_provisioned(name)),
+            Found::Ambiguous => return Err(ambiguous(name)),
+        };
+        match which {
+            Which::Main => Ok(self.follow(name, settings, layout.main(), &info)),
+            Which::Configs => {
+                let part = Part::Configs;
+                let info = self.upstream(name).api.stream_info(&part.stream_name(name)).await;
+                let info = info.map_err(|error| ControlError::of_api(error, name.as_str()))?;
+                Ok(self.follow(name, settings, part, &info))
+            }
         }
     }
 
-    fn follow(&self, name: &LatticeName, settings: Arc<LatticeSettings>, info: &StreamInfo) -> Arc<Lattice> {
+    fn follow(
+        &self,
+        name: &LatticeName,
+        settings: Arc<LatticeSettings>,
+        part: Part,
+        info: &StreamInfo,
+    ) -> Arc<Lattice> {
         let upstream = self.upstream(name);
         let feed_config = FeedConfig {
             lattice: name.clone(),
+            part,
             api: upstream.api.clone(),
             deliveries: upstream.deliveries.clone(),
             instance: Arc::clone(&self.config.instance),
         };
         let (feed, feeding, inspecting) = Feed::start(feed_config, info, &self.stop);
-        let lattice = Arc::new(Lattice::new(
-            name.clone(),
-            cache_stream::stream_name(name),
-            cache_stream::subject_prefix(name),
-            upstream.api.clone(),
+        let lattice = Arc::new(Lattice {
+            name: name.clone(),
+            part,
+            stream: part.stream_name(name),
+            subject_prefix: part.subject_prefix(name),
+            api: upstream.api.clone(),
             feed,
             settings,
-            self.config.clock,
-            self.config.ack_timeout,
-            self.config.effects.clone(),
-        ));
-        info!(lattice = %name, stream = %lattice.stream, "opened the lattice");
+            queues: KeyQueues::default(),
+            joined: Joined::default(),
+            clock: self.config.clock,
+            ack_timeout: self.config.ack_timeout,
+            effects: self.config.effects.clone(),
+            tasks: self.tasks.clone(),
+            sources: Sources::default(),
+            edits: Mutex::default(),
+            acknowledged: Mutex::default(),
+        });
+        info!(lattice = %name, stream = %lattice.stream, layout = part.layout().as_str(), "opened the lattice");
         self.tasks.spawn(feeding);
         self.tasks.spawn(inspecting);
-        self.tasks.spawn(sweep::watch(
-            Arc::clone(&lattice),
-            Arc::clone(&self.at_risk),
-            self.stop.clone(),
-        ));
+        if part != Part::Configs {
+            self.tasks.spawn(sweep::watch(
+                Arc::clone(&lattice),
+                Arc::clone(&self.migrations),
+                self.stop.clone(),
+            ));
+        }
         lattice
     }
 
     /// Lets the next call begin anew, unless somebody else is opening the lattice through the same slot.
-    fn forget(&self, name: &LatticeName, slot: &Slot) {
+    fn forget(&self, name: &Name, slot: &Slot) {
         const MAP_AND_CALLER: usize = 2;
         let mut open = self.open.lock();
         let is_held = open.get(name).is_some_and(|held| Arc::ptr_eq(held, slot));
@@ -432,41 +563,32 @@ impl Lattices {
     }
 
     /// A bucket tells its era by what `ProvisionLattice` noted on it, else by its keys.
-    async fn bucket_layout(
-        &self,
-        name: &LatticeName,
-        bucket: &StreamInfo,
-    ) -> Result<Option<Layout>, ApiError> {
-        let noted = bucket
+    async fn told_by(&self, name: &LatticeName, info: &StreamInfo) -> Result<ToldByBucket, ApiError> {
+        let noted = info
             .config
-            .pointer("/metadata/lattice-gateway.layout")
-            .and_then(Value::as_str);
-        match noted {
-            Some("kv") => return Ok(Some(Layout::Kv)),
-            Some("component") => return Ok(Some(Layout::Component)),
-            Some(_) | None => {}
-        }
+            .get("metadata")
+            .and_then(|metadata| metadata.get(bucket::LAYOUT_METADATA)?.as_str())
+            .and_then(Layout::parse);
         let listed = self
             .upstream(name)
             .api
-            .stream_subjects(&feed::bucket_stream(name))
+            .stream_subjects(&Part::Kv.stream_name(name))
             .await?;
         let (subjects, _) = listed.unwrap_or_default();
-        let has = |prefix: &str| {
-            let prefix = format!("$KV.LATTICEDATA_{name}.{prefix}");
+        let has = |key: &str| {
+            let prefix = format!("{}{key}", Part::Kv.subject_prefix(name));
             subjects.iter().any(|subject| subject.starts_with(&prefix))
         };
-        Ok(if has("COMPONENT_") {
+        let by_keys = if has(kv::COMPONENTS) {
             Some(Layout::Component)
-        } else if has("LINKDEF_") || has("REFMAP_") {
+        } else if kv::OWN_KEYS.into_iter().any(has) {
             Some(Layout::Kv)
         } else {
             None
-        })
+        };
+        Ok(ToldByBucket { noted, by_keys })
     }
 }
-
-const BUCKET_PREFIX: &str = "KV_LATTICEDATA_";
 
 fn existing(info: Result<StreamInfo, ApiError>) -> Result<Option<StreamInfo>, ApiError> {
     match info {

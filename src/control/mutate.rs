@@ -15,21 +15,21 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     ControlError, Deadline,
-    decide::{self, Answer, Desired, Known, Mutation, Publish, Retry, Step},
+    decide::{self, Answer, Condition, Desired, Known, Mutation, Publish, Refusal, Retry, Step},
     effects,
     lattice::Lattice,
     unstoppable::Unstoppable,
 };
 use crate::{
     audit::Trail,
-    domain::{Entry, EntryKey, Etag, Revision, revision::Tag},
+    domain::{Entry, EntryKey, Etag, Kind, Revision, revision::Tag},
     safeguard::Safeguard,
     store::{
         api::ApiError,
         connection::RequestFailed,
         drift::Drift,
-        layout::cache_stream,
-        mirror::{Standing, View, Winner},
+        layout::{Marker, Part, Removal, kv},
+        mirror::{Contents, Standing, State, View, Winner},
         publish::{self, Outgoing, Probed, Published, Refused},
     },
 };
@@ -160,8 +160,15 @@ impl Lattice {
         Unstoppable::new(work, tasks)
     }
 
-    async fn carry_out(&self, mutation: &Mutation, deadline: Deadline) -> Result<Written, ControlError> {
+    async fn carry_out(
+        self: &Arc<Self>,
+        mutation: &Mutation,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
         self.ready(deadline).await.map_err(nothing_written)?;
+        if mutation.key.kind() == Kind::InterfaceLink {
+            return self.edit_link(mutation, deadline).await;
+        }
         let turn = self.queues.turn(&mutation.key);
         let _turn = deadline.bound(turn).await.ok_or(ControlError::Contention)?;
         let mut attempt = Attempt {
@@ -209,7 +216,8 @@ impl Attempt<'_> {
             self.lattice.writable().map_err(|error| self.not_applied(error))?;
             let view = self.look().map_err(|error| self.not_applied(error))?;
             self.settle(&view);
-            match decide::decide(self.mutation, &view, self.known()) {
+            let unmet = unmet(self.mutation).map_err(|error| self.not_applied(error))?;
+            match decide::decide(self.mutation, &view, self.known(unmet.as_ref())) {
                 Step::Refresh => self.refresh().await?,
                 Step::Refuse(refusal) => {
                     return Err(self.not_applied(ControlError::of_refusal(&refusal, &self.mutation.key)));
@@ -234,7 +242,7 @@ impl Attempt<'_> {
         self.lattice.look(|contents| contents.view(key, intent.stamp.id))
     }
 
-    fn known(&self) -> Known<'_> {
+    fn known<'a>(&'a self, unmet: Option<&'a Refusal>) -> Known<'a> {
         let retry = self.mutation.retry.filter(|_| Safeguard::RetryRule.holds());
         let since_first = retry.map(Retry::age);
         let since_publish = self.unknown.map(|publish| publish.sent.elapsed());
@@ -244,6 +252,7 @@ impl Attempt<'_> {
             unknown_publish: self.unknown.map(|publish| publish.expected_sequence),
             now_unix_seconds: self.lattice.clock.unix_seconds(),
             trusted_issuers: &self.lattice.settings.trusted_issuers,
+            unmet,
         }
     }
 
@@ -276,7 +285,17 @@ impl Attempt<'_> {
     }
 
     async fn publish(&mut self, due: Publish, view: &View) -> Result<Option<Written>, ControlError> {
-        let (subject, body) = self.message(&due)?;
+        let subject = self.home()?;
+        let Some((marker, body)) = self
+            .message(&due)
+            .await
+            .map_err(|error| self.not_applied(error))?
+        else {
+            // What was to be deleted is no longer there.
+            self.fresh = None;
+            self.refresh().await?;
+            return Ok(None);
+        };
         if due.current.is_none() {
             self.may_add().map_err(|error| self.not_applied(error))?;
         }
@@ -291,6 +310,7 @@ impl Attempt<'_> {
             message_id: &self.message_id(),
             expected_sequence,
             evidence: &due.evidence,
+            marker,
             body,
         };
         let timeout = self.lattice.ack_timeout.min(self.deadline.left());
@@ -364,21 +384,61 @@ impl Attempt<'_> {
         }
     }
 
-    fn message(&self, due: &Publish) -> Result<(String, Bytes), ControlError> {
-        let key = &self.mutation.key;
-        let body = match (&self.mutation.desired, &due.current) {
-            (Desired::Entry(_), _) => Some(self.mutation.body.clone()),
-            (Desired::Absent { .. }, Some(current)) => cache_stream::delete_body(key, &current.entry),
+    /// The body, and whether it is a marker; `None` where the stored body is asked for and gone.
+    async fn message(&self, due: &Publish) -> Result<Option<(Option<Marker>, Bytes)>, ControlError> {
+        let (lattice, key) = (self.lattice, &self.mutation.key);
+        let removal = match (&self.mutation.desired, &due.current) {
+            (Desired::Entry(_), _) => return Ok(Some((None, self.mutation.body.clone()))),
+            (Desired::Absent { .. }, Some(current)) => lattice.part.removal(key, &current.entry),
             (Desired::Absent { .. }, None) => None,
         };
-        Ok((self.home()?, body.ok_or_else(|| no_message(key))?))
+        match removal.ok_or_else(|| no_message(key))? {
+            Removal::Tombstone(body) => Ok(Some((None, body))),
+            Removal::Marker(marker) => Ok(Some((Some(marker), Bytes::new()))),
+            Removal::MarkerAsStored(marker) => {
+                let stored = lattice.api.message_body(&lattice.stream, due.expected_sequence);
+                let stored = self.deadline.bound(stored).await;
+                let stored = stored
+                    .unwrap_or(Err(ApiError::Request(RequestFailed::Unknown)))
+                    .map_err(|error| ControlError::of_api(error, lattice.name.as_str()))?;
+                let Some(body) = stored else {
+                    return Ok(None);
+                };
+                let without_alias = match self.shares_alias(due)? {
+                    true => kv::without_alias(&body),
+                    false => None,
+                };
+                Ok(Some((Some(marker), without_alias.unwrap_or(body))))
+            }
+        }
     }
 
-    /// The home subject.
+    /// Whether hosts of the era would forget the alias of others' claims with these.
+    fn shares_alias(&self, due: &Publish) -> Result<bool, ControlError> {
+        let alias_of = |entry: &Entry| match entry {
+            Entry::Claims(claims) => claims.call_alias.clone(),
+            Entry::LinkDefinition(_)
+            | Entry::OciReference(_)
+            | Entry::InterfaceLink(_)
+            | Entry::Config(_)
+            | Entry::Component(_) => "".into(),
+        };
+        let alias = due.current.as_ref().map(|current| alias_of(&current.entry));
+        let alias = alias.filter(|alias| !alias.is_empty() && self.lattice.part == Part::Kv);
+        let Some(alias) = alias else {
+            return Ok(false);
+        };
+        let is_shared = |contents: &Contents| {
+            contents
+                .standing(Kind::Claims, None)
+                .any(|(key, standing)| *key != *self.mutation.key && alias_of(&standing.entry) == alias)
+        };
+        self.lattice.look(is_shared)
+    }
+
+    /// What the home subject is published on.
     fn home(&self) -> Result<String, ControlError> {
-        let key = &self.mutation.key;
-        let home = cache_stream::home(key).ok_or_else(|| no_message(key))?;
-        Ok(format!("{}{home}", self.lattice.subject_prefix))
+        self.lattice.publish_subject(&self.mutation.key)
     }
 
     /// What two publishes for one put would be, as a writer without a home subject has to do it.
@@ -388,8 +448,8 @@ impl Attempt<'_> {
         let tombstone = due
             .current
             .as_ref()
-            .and_then(|current| cache_stream::delete_body(key, &current.entry));
-        let (Desired::Entry(_), Some(body), false) =
+            .and_then(|current| self.lattice.part.removal(key, &current.entry));
+        let (Desired::Entry(_), Some(Removal::Tombstone(body)), false) =
             (&self.mutation.desired, tombstone, Safeguard::OnePublish.holds())
         else {
             return due;
@@ -400,6 +460,7 @@ impl Attempt<'_> {
             message_id: &format!("{}-tombstone", self.mutation.intent.message_id),
             expected_sequence: due.expected_sequence,
             evidence: &due.evidence,
+            marker: None,
             body,
         };
         match publish::publish(self.lattice.api.connection(), outgoing, self.lattice.ack_timeout).await {
@@ -414,7 +475,7 @@ impl Attempt<'_> {
     /// Answers an acknowledged write, from the mirror where it is seen there in time.
     async fn stored(&self, outcome: Outcome, sequence: u64, before: &View) -> Written {
         let own = Tag(self.mutation.intent.stamp.id);
-        let revision = self.seen(sequence, before).await;
+        let revision = self.lattice.seen(sequence, before.position, self.deadline).await;
         let winner = self.lattice.look(|contents| {
             let at = contents.position();
             let is_seen = at.epoch == revision.epoch && at.sequence >= sequence;
@@ -428,57 +489,26 @@ impl Attempt<'_> {
             key: Arc::clone(&self.mutation.key),
             outcome,
             revision,
-            superseded: winner.as_ref().is_some_and(|winner| winner.tag != own),
+            superseded: winner.as_ref().is_some_and(|winner| winner.etag.tag != own),
             winner,
             before: self.replaced.as_ref().map(|standing| standing.etag),
             would_stand: None,
         }
     }
 
-    /// Waits until an acknowledged write is seen in the mirror, and tells where it stands. The mirror may still be of a
-    /// stream that is gone: then the leader tells which one took the write.
-    async fn seen(&self, sequence: u64, before: &View) -> Revision {
-        let revision = Revision {
-            epoch: before.position.epoch,
-            sequence,
-        };
-        let soon = Deadline::within(SEEN_TIMEOUT.min(self.deadline.left()));
-        let is_new = sequence > before.position.sequence;
-        if is_new
-            && soon
-                .bound(self.lattice.mirror().reached(revision))
-                .await
-                .is_some()
-        {
-            return revision;
-        }
-        let soon = Deadline::within(LEADER_TIMEOUT.min(self.deadline.left()));
-        match soon
-            .bound(self.lattice.api.stream_info(&self.lattice.stream))
-            .await
-        {
-            Some(Ok(info)) => Revision {
-                epoch: info.epoch(&self.lattice.stream),
-                sequence,
-            },
-            Some(Err(_)) | None => revision,
-        }
-    }
-
     /// What an acknowledged write has made of the entry, where that is not seen yet.
     fn as_it_was_put(&self, revision: Revision) -> Option<Winner> {
-        let (entry, is_tombstone) = match &self.mutation.desired {
-            Desired::Entry(entry) => (entry, false),
-            Desired::Absent { .. } => (&self.replaced.as_ref()?.entry, true),
+        let state = match &self.mutation.desired {
+            Desired::Entry(entry) => State::Stands {
+                entry: Arc::clone(entry),
+                is_plain: true,
+            },
+            Desired::Absent { .. } => State::Gone {
+                entry: Some(Arc::clone(&self.replaced.as_ref()?.entry)),
+            },
         };
-        Some(Winner {
-            revision,
-            unix_nanos: None,
-            tag: Tag(self.mutation.intent.stamp.id),
-            entry: Arc::clone(entry),
-            is_tombstone,
-            is_plain: true,
-        })
+        let own = Tag(self.mutation.intent.stamp.id);
+        Some(Winner::of_message(revision, own, None, state))
     }
 
     async fn probe(&mut self, view: &View) -> Result<Option<Written>, ControlError> {
@@ -529,22 +559,61 @@ impl Attempt<'_> {
     }
 
     async fn refused(&self, refused: Refused, subject: &str) -> ControlError {
+        self.lattice.refused(refused, subject, self.deadline).await
+    }
+}
+
+impl Lattice {
+    /// What an entry's home subject is published on.
+    pub(super) fn publish_subject(&self, key: &EntryKey) -> Result<String, ControlError> {
+        let home = self.part.home(key).ok_or_else(|| no_message(key))?;
+        let subject = format!("{}{home}", self.subject_prefix);
+        Ok(match self.part.is_bucket() {
+            true => self.api.bucket_subject(&subject),
+            false => subject,
+        })
+    }
+
+    /// Waits until an acknowledged write is seen in the mirror, and tells where it stands. The mirror may still be of a
+    /// stream that is gone: then the leader tells which one took the write.
+    pub(super) async fn seen(&self, sequence: u64, before: Revision, deadline: Deadline) -> Revision {
+        let revision = Revision {
+            epoch: before.epoch,
+            sequence,
+        };
+        let soon = Deadline::within(SEEN_TIMEOUT.min(deadline.left()));
+        let is_new = sequence > before.sequence;
+        if is_new && soon.bound(self.mirror().reached(revision)).await.is_some() {
+            return revision;
+        }
+        let soon = Deadline::within(LEADER_TIMEOUT.min(deadline.left()));
+        match soon.bound(self.api.stream_info(&self.stream)).await {
+            Some(Ok(info)) => Revision {
+                epoch: info.epoch(&self.stream),
+                sequence,
+            },
+            Some(Err(_)) | None => revision,
+        }
+    }
+
+    /// Why a publish is known not to be stored.
+    pub(super) async fn refused(&self, refused: Refused, subject: &str, deadline: Deadline) -> ControlError {
         match refused {
             Refused::Overtaken | Refused::InFlight => ControlError::Contention,
             Refused::Full => ControlError::BackendFull,
             Refused::NotConnected => ControlError::unavailable("the gateway is not connected"),
             Refused::Unavailable => ControlError::unavailable("the stream has no leader"),
-            Refused::NoResponders => self.who_is_missing().await,
+            Refused::NoResponders => self.who_is_missing(deadline).await,
             Refused::Forbidden => ControlError::Forbidden {
                 subject: subject.to_owned(),
             },
             Refused::TooLarge(actual) => ControlError::BodyTooLarge {
-                max: self.lattice.message_bytes_max(),
+                max: self.message_bytes_max(),
                 actual,
             },
             Refused::OtherStream => ControlError::Drift(Drift {
                 field: "subjects",
-                want: serde_json::Value::String(self.lattice.stream.clone()),
+                want: serde_json::Value::String(self.stream.clone()),
                 have: serde_json::Value::String("another stream takes the subject".to_owned()),
                 blocks_writes: true,
             }),
@@ -555,14 +624,43 @@ impl Attempt<'_> {
     }
 
     /// Nobody took the publish: no stream, no JetStream, or no leader.
-    async fn who_is_missing(&self) -> ControlError {
-        let info = self.lattice.api.stream_info(&self.lattice.stream);
-        match self.deadline.bound(info).await {
+    async fn who_is_missing(&self, deadline: Deadline) -> ControlError {
+        let info = self.api.stream_info(&self.stream);
+        match deadline.bound(info).await {
             Some(Ok(_) | Err(ApiError::Request(RequestFailed::Unknown))) | None => {
                 ControlError::unavailable("the stream has no leader")
             }
-            Some(Err(error)) => ControlError::of_api(error, self.lattice.name.as_str()),
+            Some(Err(error)) => ControlError::of_api(error, self.name.as_str()),
         }
+    }
+}
+
+/// What else must hold for a mutation, and does not.
+pub(super) fn unmet(mutation: &Mutation) -> Result<Option<Refusal>, ControlError> {
+    match (&mutation.condition, &*mutation.key, &mutation.desired) {
+        (Condition::ConfigsExist(configs), _, Desired::Entry(entry)) => {
+            let Entry::InterfaceLink(link) = &**entry else {
+                return Ok(None);
+            };
+            let is_missing = |contents: &Contents, name: &str| {
+                let config = contents.winner(&EntryKey::Config(name.into()));
+                config.is_none_or(|config| config.state.is_gone())
+            };
+            let mut missing = match configs {
+                None => link.configs().map(Into::into).collect::<Vec<Box<str>>>(),
+                Some(configs) => configs.look(|contents| {
+                    let missing = link.configs().filter(|name| is_missing(contents, name));
+                    missing.map(Into::into).collect()
+                })?,
+            };
+            missing.dedup();
+            Ok((!missing.is_empty()).then_some(Refusal::ConfigsMissing(missing)))
+        }
+        (Condition::ConfigUnused(links), EntryKey::Config(name), _) => {
+            let link = links.look(|contents| contents.link_with_config(name))?;
+            Ok(link.map(|id| Refusal::ConfigUsed(EntryKey::InterfaceLink(id))))
+        }
+        (Condition::None | Condition::ConfigsExist(_) | Condition::ConfigUnused(_), _, _) => Ok(None),
     }
 }
 

@@ -1,35 +1,38 @@
 //! What a caller can do, each operation with the grant it needs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 
 use super::{
     Clock, ControlError, Deadline, Lattices,
-    decide::{self, Desired, Known, Mode, Mutation, Precondition, Retry, Step},
+    decide::{self, Condition, Desired, Known, Mode, Mutation, Precondition, Retry, Step},
     intent::{Intent, IntentParts},
     lattice::{Lattice, WriteAtRisk},
-    lattices::{Found, Layout, Named, Storage},
-    mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written},
+    lattices::{Found, LatticeSettings, Layout, MigrationDifference, Named, NewLattice},
+    links::UndoneEdit,
+    mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written, unmet},
     page::Filter,
     sweep,
 };
 use crate::{
     audit::Trail,
-    auth::{ClaimsWrite, ClaimsWriteUnsigned, Grant, LinksWrite, Names, Provision, Read, RefsWrite, Verb},
+    auth::{
+        ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, Grant, LinksWrite, Names, Provision, Read, RefsWrite,
+        Verb,
+    },
     domain::{
-        Claims, Entry, EntryKey, Kind, LatticeName, LinkDefinition, LinkId, OciReference, RequestId,
-        Revision,
+        Claims, Entry, EntryKey, InterfaceLink, InterfaceLinkId, Kind, LatticeName, LinkDefinition, LinkId,
+        NamedConfig, OciReference, RequestId, Revision,
         claims_token::VerifiedToken,
         hash::{LengthPrefixed, first_8},
         nkey::Nkey,
     },
     store::{
         drift::Drift,
-        feed,
-        layout::cache_stream,
-        mirror::{Malformed, Standing, View},
+        layout::{Part, kv},
+        mirror::{Contents, Malformed, Standing, View},
     },
 };
 
@@ -77,6 +80,15 @@ pub enum ClaimsSource {
     },
 }
 
+/// Which interface link is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSelector {
+    /// What identifies it.
+    pub id: InterfaceLinkId,
+    /// Whether its target may be any, and is left out of the id.
+    pub any_target: bool,
+}
+
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
@@ -113,7 +125,7 @@ pub struct Page {
 }
 
 /// How a lattice is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Description {
     /// The layout; `None` where it cannot be told.
     pub layout: Option<Layout>,
@@ -135,6 +147,23 @@ pub struct Description {
     pub at_risk: Vec<WriteAtRisk>,
     /// Superseded copies that cannot be removed.
     pub stale_copies: usize,
+    /// What a migrating host's copy lacks or has otherwise.
+    pub migration_differences: Vec<MigrationDifference>,
+    /// Acknowledged edits of interface links that a host undid.
+    pub undone_edits: Vec<UndoneEdit>,
+    /// Hosts' watches of the bucket that receive nothing more.
+    pub deaf_watches: Vec<DeafWatch>,
+    /// For how long an edit of an interface link stands before it is acknowledged, where there are some.
+    pub settle: Option<Duration>,
+}
+
+/// A host's watch of a bucket that receives nothing more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeafWatch {
+    /// The consumer's name.
+    pub consumer: String,
+    /// Messages that it was not delivered.
+    pub pending: u64,
 }
 
 /// The operations.
@@ -238,13 +267,19 @@ impl Control {
         .await
     }
 
-    /// Refuses to delete claims: hosts of this layout have no such form.
+    /// Deletes claims, where hosts have a form for it.
     pub async fn delete_claims(
         &self,
         grant: &Grant<ClaimsWrite>,
+        key: Box<str>,
+        allow_missing: bool,
+        terms: Terms,
         deadline: Deadline,
     ) -> Result<Written, ControlError> {
-        self.unsupported(grant, "delete claims", deadline).await
+        let key = EntryKey::Claims(key);
+        let desired = Desired::Absent { allow_missing };
+        self.mutate(Asked::new(grant, "DeleteClaims", key, desired, terms), deadline)
+            .await
     }
 
     /// Refuses to delete a reference: hosts of no layout have such a form.
@@ -253,7 +288,147 @@ impl Control {
         grant: &Grant<RefsWrite>,
         deadline: Deadline,
     ) -> Result<Written, ControlError> {
-        self.unsupported(grant, "delete OCI references", deadline).await
+        let lattice = self.lattices.open(grant.lattice(), deadline).await?;
+        lattice.readable()?;
+        Err(unsupported(lattice.part.layout(), Kind::OciReference, true))
+    }
+
+    /// Puts an interface link.
+    pub async fn put_interface_link(
+        &self,
+        grant: &Grant<LinksWrite>,
+        (id, link): (InterfaceLinkId, InterfaceLink),
+        terms: Terms,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
+        let condition = match link.configs().next() {
+            None => Condition::None,
+            Some(_) => Condition::ConfigsExist(self.fresh_configs(grant, deadline).await?),
+        };
+        let key = EntryKey::InterfaceLink(id);
+        let desired = Desired::Entry(Arc::new(Entry::InterfaceLink(link)));
+        let mut asked = Asked::new(grant, "PutInterfaceLink", key, desired, terms);
+        asked.condition = condition;
+        self.mutate(asked, deadline).await
+    }
+
+    /// Deletes an interface link; of whichever target, where none is named and exactly one matches.
+    pub async fn delete_interface_link(
+        &self,
+        grant: &Grant<LinksWrite>,
+        selector: LinkSelector,
+        allow_missing: bool,
+        terms: Terms,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
+        let desired = Desired::Absent { allow_missing };
+        let method = match selector.any_target {
+            false => "DeleteInterfaceLink",
+            true => "DeleteInterfaceLink of any target",
+        };
+        let mut asked = Asked::new(
+            grant,
+            method,
+            EntryKey::InterfaceLink(selector.id),
+            desired,
+            terms,
+        );
+        asked.any_target = selector.any_target;
+        self.mutate(asked, deadline).await
+    }
+
+    /// Gets an interface link; of whichever target, where none is named and exactly one matches.
+    pub async fn get_interface_link(
+        &self,
+        grant: &Grant<Read>,
+        selector: &LinkSelector,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<(EntryKey, Standing), ControlError> {
+        let lattice = self
+            .open_at(grant, Kind::InterfaceLink, consistency, deadline)
+            .await?;
+        let id = &selector.id;
+        let mut links = lattice.look(|contents| match selector.any_target {
+            true => contents.links_to_any_target(id),
+            false => contents
+                .interface_link(id)
+                .map(|link| (id.clone(), link))
+                .into_iter()
+                .collect(),
+        })?;
+        if links.len() > 1 {
+            let targets = links.iter().map(|(id, _)| &*id.target).collect::<Vec<_>>();
+            return Err(ControlError::AmbiguousLink {
+                targets: targets.join(", "),
+            });
+        }
+        match links.pop() {
+            Some((id, standing)) => Ok((EntryKey::InterfaceLink(id), standing)),
+            None => Err(ControlError::NotFound {
+                entry: EntryKey::InterfaceLink(id.clone()).to_string(),
+            }),
+        }
+    }
+
+    /// Puts a named config.
+    pub async fn put_config(
+        &self,
+        grant: &Grant<ConfigWrite>,
+        (name, config): (Box<str>, NamedConfig),
+        terms: Terms,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
+        let desired = Desired::Entry(Arc::new(Entry::Config(config)));
+        self.mutate(
+            Asked::new(grant, "PutConfig", EntryKey::Config(name), desired, terms),
+            deadline,
+        )
+        .await
+    }
+
+    /// Deletes a named config; one that links name only with `force`.
+    pub async fn delete_config(
+        &self,
+        grant: &Grant<ConfigWrite>,
+        name: Box<str>,
+        (allow_missing, force): (bool, bool),
+        terms: Terms,
+        deadline: Deadline,
+    ) -> Result<Written, ControlError> {
+        let desired = Desired::Absent { allow_missing };
+        let method = match force {
+            false => "DeleteConfig",
+            true => "DeleteConfig by force",
+        };
+        let mut asked = Asked::new(grant, method, EntryKey::Config(name), desired, terms);
+        if !force {
+            let links = self
+                .lattices
+                .open(grant.lattice(), deadline)
+                .await
+                .map_err(nothing_written)?;
+            links.ready(deadline).await.map_err(nothing_written)?;
+            links.fresh(deadline).await.map_err(nothing_written)?;
+            asked.condition = Condition::ConfigUnused(links);
+        }
+        self.mutate(asked, deadline).await
+    }
+
+    /// The stream of the configs, as its leader has it now; `None` where there is none.
+    async fn fresh_configs<V: Verb>(
+        &self,
+        grant: &Grant<V>,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Lattice>>, ControlError> {
+        let configs = match self.lattices.open_configs(grant.lattice(), deadline).await {
+            Ok(configs) => configs,
+            Err(ControlError::NotProvisioned { .. }) => return Ok(None),
+            Err(error) => return Err(nothing_written(error)),
+        };
+        configs.ready(deadline).await.map_err(nothing_written)?;
+        configs.fresh(deadline).await.map_err(nothing_written)?;
+        Ok(Some(configs))
     }
 
     /// Gets one entry.
@@ -264,7 +439,7 @@ impl Control {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Standing, ControlError> {
-        let lattice = self.open_at(grant, consistency, deadline).await?;
+        let lattice = self.open_at(grant, key.kind(), consistency, deadline).await?;
         let winner = lattice.look(|contents| contents.winner(key))?;
         let standing = winner.and_then(|winner| winner.standing());
         standing.ok_or_else(|| ControlError::NotFound {
@@ -279,7 +454,8 @@ impl Control {
         query: ListQuery,
         deadline: Deadline,
     ) -> Result<Page, ControlError> {
-        let lattice = self.open_at(grant, query.consistency, deadline).await?;
+        let kind = query.filter.kind();
+        let lattice = self.open_at(grant, kind, query.consistency, deadline).await?;
         lattice.look(|contents| {
             let revision = contents.position();
             let after = match query.page_token.as_str() {
@@ -291,8 +467,7 @@ impl Control {
                         .ok_or(ControlError::PageTokenInvalid)?,
                 ),
             };
-            let mut wanted = contents
-                .standing(query.filter.kind(), after)
+            let mut wanted = in_order(contents, kind, after)
                 .filter(|(key, _)| query.filter.wants(key))
                 .peekable();
             let mut entries = Vec::new();
@@ -302,7 +477,7 @@ impl Control {
                 && let Some((key, standing)) = wanted.next()
             {
                 bytes += key.text_bytes() + standing.entry.text_bytes();
-                entries.push((key.clone(), standing));
+                entries.push((key.into_owned(), standing));
             }
             let next_page_token = match (wanted.peek(), entries.last()) {
                 (Some(_), Some((last, _))) => query.filter.token(grant.lattice(), revision.epoch, last),
@@ -345,62 +520,111 @@ impl Control {
             .bound(self.lattices.find(name))
             .await
             .ok_or(ControlError::ReadTimedOut)??;
-        let at_risk = self.lattices.at_risk(name);
+        let (at_risk, migration_differences) = self.lattices.migration(name);
         match found {
             Found::Nothing => Err(ControlError::NotProvisioned {
                 lattice: name.to_string(),
             }),
-            Found::Bucket(_) | Found::Ambiguous => Ok(Description {
-                layout: layout_of(&found),
-                stream: feed::bucket_stream(name),
-                config: serde_json::Value::Null,
-                drift: Vec::new(),
-                malformed_count: 0,
-                malformed: Vec::new(),
-                counts: BTreeMap::new(),
-                revision: None,
+            Found::Ambiguous => Ok(Description {
+                stream: Part::Kv.stream_name(name),
                 at_risk,
-                stale_copies: 0,
+                migration_differences,
+                ..Description::default()
             }),
-            Found::Stream(_) => {
+            Found::At(layout, _) => {
                 let lattice = self.lattices.open(name, deadline).await?;
                 lattice.ready(deadline).await?;
-                describe_open(&lattice, at_risk)
+                let described = describe_open(&lattice)?;
+                let configs_count = match layout.part_of(Kind::Config) {
+                    None => 0,
+                    Some(_) => match self.lattices.open_configs(name, deadline).await {
+                        Ok(configs) => {
+                            configs.ready(deadline).await?;
+                            configs.look(|contents| contents.standing(Kind::Config, None).count())?
+                        }
+                        Err(ControlError::NotProvisioned { .. }) => 0,
+                        Err(error) => return Err(error),
+                    },
+                };
+                let deaf_watches = match layout {
+                    Layout::Component => deaf_watches(&lattice, deadline).await?,
+                    Layout::CacheStream | Layout::Kv => Vec::new(),
+                };
+                let mut counts = described.counts;
+                counts.insert(Kind::Config, configs_count);
+                Ok(Description {
+                    counts,
+                    at_risk,
+                    migration_differences,
+                    deaf_watches,
+                    ..described
+                })
             }
         }
     }
 
-    /// Creates a lattice's stream unless it is there. Tells whether this call did (or would).
+    /// Creates a lattice's stream or buckets unless they are there. Tells whether this call did (or would).
     pub async fn provision(
         &self,
         grant: &Grant<Provision>,
-        storage: Storage,
+        new: NewLattice,
         mode: Mode,
         deadline: Deadline,
     ) -> Result<bool, ControlError> {
         let is_dry_run = mode == Mode::ValidateOnly;
         deadline
-            .bound(self.lattices.provision(grant.lattice(), storage, is_dry_run))
+            .bound(self.lattices.provision(grant.lattice(), new, is_dry_run))
             .await
             .ok_or(ControlError::ProvisionUnknown)?
     }
 
     async fn mutate(&self, asked: Asked<'_>, deadline: Deadline) -> Result<Written, ControlError> {
         let name = asked.lattice;
-        let mutation = asked.into_mutation()?;
-        let trail = mutation.trail.clone();
-        trail.note(|record| {
-            record.request_id = Some(mutation.intent.request_id.clone());
-            record.fingerprint = Some(HEXLOWER.encode(&mutation.intent.stamp.fingerprint));
-        });
-        let lattice = match self.lattices.open(name, deadline).await {
-            Err(ControlError::NotProvisioned { .. }) if self.lattices.creates_on_write() => {
-                if let Some(result) = self.without_a_stream(name, &mutation) {
+        let kind = asked.key.kind();
+        let is_delete = matches!(asked.desired, Desired::Absent { .. });
+        let trail = asked.terms.trail.clone();
+        let mutation = |layout: Layout, settings: &LatticeSettings| {
+            let part = layout
+                .part_of(kind)
+                .filter(|_| !is_delete || layout.deletes(kind));
+            let part = part.ok_or_else(|| unsupported(layout, kind, is_delete))?;
+            let mutation = asked.into_mutation(part, settings)?;
+            trail.note(|record| {
+                record.request_id = Some(mutation.intent.request_id.clone());
+                record.fingerprint = Some(HEXLOWER.encode(&mutation.intent.stamp.fingerprint));
+            });
+            Ok::<_, ControlError>(mutation)
+        };
+        let (lattice, mutation) = match (
+            self.lattices.open(name, deadline).await,
+            self.lattices.created_on_write(),
+        ) {
+            (Err(ControlError::NotProvisioned { .. }), Some(new)) => {
+                let settings = self.lattices.settings(name);
+                let settings = settings.ok_or_else(|| super::lattice::not_provisioned(name))?;
+                let mutation = mutation(new.layout, &settings)?;
+                if let Some(result) = self.without_a_stream(&settings, &mutation) {
                     return result;
                 }
-                self.lattices.create(name, deadline).await?
+                (self.lattices.create(name, deadline).await?, mutation)
             }
-            opened => opened.map_err(nothing_written)?,
+            (opened, _) => {
+                let lattice = opened.map_err(nothing_written)?;
+                let mutation = mutation(lattice.part.layout(), &lattice.settings)?;
+                (lattice, mutation)
+            }
+        };
+        let lattice = match kind {
+            Kind::Config => {
+                lattice.readable()?;
+                let configs = self.lattices.open_configs(name, deadline).await;
+                configs.map_err(nothing_written)?
+            }
+            Kind::Claims
+            | Kind::LinkDefinition
+            | Kind::OciReference
+            | Kind::InterfaceLink
+            | Kind::Component => lattice,
         };
         let result = lattice.mutate(mutation, self.lattices.tasks(), deadline).await;
         // Where it joined another call, that one noted it for itself alone.
@@ -411,17 +635,18 @@ impl Control {
     /// What a mutation comes to while its lattice does not exist; `None` where it would write, and so create it.
     fn without_a_stream(
         &self,
-        name: &LatticeName,
+        settings: &LatticeSettings,
         mutation: &Mutation,
     ) -> Option<Result<Written, ControlError>> {
-        let settings = self.lattices.settings(name)?;
         let view = View::of_nothing();
+        let unmet = unmet(mutation).ok().flatten();
         let known = Known {
             fresh: Some(0),
             first_attempt_age: None,
             unknown_publish: None,
             now_unix_seconds: self.clock.unix_seconds(),
             trusted_issuers: &settings.trusted_issuers,
+            unmet: unmet.as_ref(),
         };
         match decide::decide(mutation, &view, known) {
             Step::Publish(_) | Step::Refresh | Step::Probe => None,
@@ -430,28 +655,22 @@ impl Control {
         }
     }
 
-    async fn unsupported<V: Verb>(
-        &self,
-        grant: &Grant<V>,
-        operation: &'static str,
-        deadline: Deadline,
-    ) -> Result<Written, ControlError> {
-        self.lattices.open(grant.lattice(), deadline).await?.readable()?;
-        Err(ControlError::LayoutUnsupported {
-            layout: Layout::CacheStream.as_str(),
-            operation,
-        })
-    }
-
     /// Opens a lattice for a read that is this fresh.
     async fn open_at(
         &self,
         grant: &Grant<Read>,
+        kind: Kind,
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Arc<Lattice>, ControlError> {
         let lattice = self.lattices.open(grant.lattice(), deadline).await?;
         lattice.readable()?;
+        let layout = lattice.part.layout();
+        let lattice = match layout.part_of(kind) {
+            None => return Err(unsupported(layout, kind, false)),
+            Some(Part::Configs) => self.lattices.open_configs(grant.lattice(), deadline).await?,
+            Some(Part::CacheStream | Part::Kv | Part::Component) => lattice,
+        };
         lattice.ready(deadline).await?;
         match consistency {
             Consistency::MinimizeLatency => {}
@@ -485,45 +704,113 @@ async fn reach(lattice: &Lattice, revision: Revision, deadline: Deadline) -> Res
     }
 }
 
-fn describe_open(lattice: &Lattice, at_risk: Vec<WriteAtRisk>) -> Result<Description, ControlError> {
+/// The entries of a kind that stand, in the order of their keys, behind `after` where given.
+fn in_order(
+    contents: &Contents,
+    kind: Kind,
+    after: Option<EntryKey>,
+) -> Box<dyn Iterator<Item = (Cow<'_, EntryKey>, Standing)> + '_> {
+    if kind != Kind::InterfaceLink {
+        let entries = contents.standing(kind, after);
+        return Box::new(entries.map(|(key, standing)| (Cow::Borrowed(key), standing)));
+    }
+    let after = match after {
+        Some(EntryKey::InterfaceLink(id)) => Some(id),
+        _ => None,
+    };
+    let links = contents.interface_links(after);
+    Box::new(links.map(|(id, standing)| (Cow::Owned(EntryKey::InterfaceLink(id)), standing)))
+}
+
+/// The refusal of what hosts of a layout do not have.
+fn unsupported(layout: Layout, kind: Kind, is_delete: bool) -> ControlError {
+    ControlError::LayoutUnsupported {
+        layout: layout.as_str(),
+        operation: match (kind, is_delete) {
+            (Kind::Claims, true) => "delete claims",
+            (Kind::OciReference, true) => "delete OCI references",
+            (Kind::LinkDefinition, _) => "link definitions; it has interface links",
+            (Kind::OciReference, false) => "OCI references",
+            (Kind::InterfaceLink, _) => "interface links; it has link definitions",
+            (Kind::Config, _) => "named configs",
+            (Kind::Claims, false) | (Kind::Component, _) => "this",
+        },
+    }
+}
+
+fn describe_open(lattice: &Lattice) -> Result<Description, ControlError> {
     let inspection = lattice.inspection();
     let can_sweep = sweep::may_delete(lattice);
+    let layout = lattice.part.layout();
+    let settle = (layout == Layout::Component).then_some(lattice.settings.settle);
+    let undone_edits = lattice.undone_edits();
     lattice.look(|contents| {
-        let kinds = [Kind::Claims, Kind::LinkDefinition, Kind::OciReference];
+        let misfiled = contents.misfiled_links().map(|(source, sequence, _)| Malformed {
+            tokens: format!("{}{source}", kv::COMPONENTS).into(),
+            sequence,
+            reason: "links in the record are of another source, and hosts never find them by it",
+        });
+        let malformed = contents.malformed().cloned().chain(misfiled);
+        let mut malformed = malformed
+            .map(|malformed| {
+                let subject = format!("{}{}", lattice.subject_prefix, malformed.tokens);
+                (subject, malformed)
+            })
+            .collect::<Vec<_>>();
+        let malformed_count = malformed.len();
+        malformed.truncate(MALFORMED_LISTED_MAX);
         Description {
-            layout: Some(Layout::CacheStream),
+            layout: Some(layout),
             stream: lattice.stream.clone(),
             config: inspection.config,
             drift: inspection.drift,
-            malformed_count: contents.malformed().len(),
-            malformed: contents
-                .malformed()
-                .take(MALFORMED_LISTED_MAX)
-                .map(|malformed| {
-                    (
-                        format!("{}{}", lattice.subject_prefix, malformed.tokens),
-                        malformed.clone(),
-                    )
-                })
-                .collect(),
-            counts: kinds
+            malformed_count,
+            malformed,
+            counts: Kind::SHOWN
                 .into_iter()
-                .map(|kind| (kind, contents.standing(kind, None).count()))
+                .map(|kind| (kind, in_order(contents, kind, None).count()))
                 .collect(),
             revision: Some(contents.position()),
-            at_risk,
             stale_copies: if can_sweep { 0 } else { contents.stale().count() },
+            undone_edits,
+            settle,
+            ..Description::default()
         }
     })
 }
 
-fn layout_of(found: &Found) -> Option<Layout> {
-    match found {
-        Found::Stream(_) => Some(Layout::CacheStream),
-        Found::Bucket(layout) => Some(*layout),
-        Found::Nothing | Found::Ambiguous => None,
-    }
+/// Watches by which hosts follow a bucket, and that nobody listens to or that receive nothing.
+async fn deaf_watches(lattice: &Lattice, deadline: Deadline) -> Result<Vec<DeafWatch>, ControlError> {
+    let consumers = deadline.bound(lattice.api.consumers(&lattice.stream)).await;
+    let consumers = consumers
+        .ok_or(ControlError::ReadTimedOut)?
+        .map_err(|error| ControlError::of_api(error, lattice.name.as_str()))?;
+    let text = |consumer: &serde_json::Value, path: &str| {
+        consumer
+            .pointer(path)
+            .and_then(|value| value.as_str())
+            .map(str::to_owned)
+    };
+    let watches = consumers
+        .iter()
+        .filter(|consumer| text(consumer, "/config/description").as_deref() == Some(HOST_WATCH));
+    Ok(watches
+        .filter_map(|watch| {
+            let is_bound = watch.get("push_bound").and_then(serde_json::Value::as_bool) == Some(true);
+            let pending = watch
+                .get("num_pending")
+                .and_then(serde_json::Value::as_u64)
+                .unwrap_or(0);
+            (!is_bound || pending > 0).then(|| DeafWatch {
+                consumer: text(watch, "/name").unwrap_or_default(),
+                pending,
+            })
+        })
+        .collect())
 }
+
+/// How hosts of wasmCloud 1.x describe the consumer by which they follow a bucket.
+const HOST_WATCH: &str = "kv watch consumer";
 
 /// A mutation before it is recognised.
 struct Asked<'a> {
@@ -533,6 +820,8 @@ struct Asked<'a> {
     method: &'static str,
     key: EntryKey,
     desired: Desired,
+    any_target: bool,
+    condition: Condition,
     terms: Terms,
     token: Option<(crate::domain::claims_token::Validity, String)>,
 }
@@ -552,16 +841,27 @@ impl<'a> Asked<'a> {
             method,
             key,
             desired,
+            any_target: false,
+            condition: Condition::None,
             terms,
             token: None,
         }
     }
 
-    /// Refuses an entry that is too large for any stream.
-    fn into_mutation(self) -> Result<Mutation, ControlError> {
-        let body = match &self.desired {
+    /// Refuses what the layout does not keep, and an entry that is too large for any stream.
+    fn into_mutation(mut self, part: Part, settings: &LatticeSettings) -> Result<Mutation, ControlError> {
+        let body = match &mut self.desired {
             Desired::Entry(entry) => {
-                cache_stream::put_body(&self.key, entry).ok_or_else(|| no_message(&self.key))?
+                let kept = part
+                    .kept(
+                        &self.key,
+                        Arc::unwrap_or_clone(Arc::clone(entry)),
+                        self.token.is_some(),
+                    )
+                    .map_err(ControlError::NotKept)?;
+                let body = part.put_body(&self.key, &kept, settings.claims_form);
+                *entry = Arc::new(kept);
+                body.ok_or_else(|| no_message(&self.key))?
             }
             Desired::Absent { .. } => Bytes::new(),
         };
@@ -589,6 +889,8 @@ impl<'a> Asked<'a> {
             retry: self.terms.retry,
             validity: self.token.map(|(validity, _)| validity),
             entries_max: self.entries_max,
+            any_target: self.any_target,
+            condition: self.condition,
             trail: self.terms.trail,
         })
     }

@@ -3,7 +3,7 @@
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::domain::{
-    EntryKey, Epoch, Kind, LatticeName, LinkId,
+    EntryKey, Epoch, InterfaceLinkId, Kind, LatticeName, LinkId,
     hash::{LengthPrefixed, first_8},
 };
 
@@ -87,6 +87,15 @@ impl Filter {
                 contract_id: part()?,
                 link_name: part()?,
             }),
+            Kind::InterfaceLink => EntryKey::InterfaceLink(InterfaceLinkId {
+                source_id: part()?,
+                name: part()?,
+                wit_namespace: part()?,
+                wit_package: part()?,
+                target: part()?,
+            }),
+            Kind::Config => EntryKey::Config(part()?),
+            Kind::Component => EntryKey::Component(part()?),
         };
         rest.is_empty().then_some(key)
     }

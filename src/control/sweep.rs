@@ -6,46 +6,61 @@
 //! overwritten meanwhile. A home message that a foreign one has beaten holds the entry's evidence and stays for
 //! [`HOME_KEPT_FOR`].
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
     Deadline,
-    lattice::{Lattice, WriteAtRisk},
+    lattice::Lattice,
+    lattices::{Migration, MigrationDifference, Migrations},
 };
 use crate::{
-    domain::LatticeName,
-    store::mirror::{Contents, Stale},
+    domain::{Entry, EntryKey, Kind},
+    store::{
+        layout::{Part, kv},
+        mirror::{Contents, Stale},
+    },
 };
 
 /// How long a home message that was beaten is kept.
 pub(super) const HOME_KEPT_FOR: Duration = Duration::from_mins(10);
 
+/// Differences of a migration that are listed, at most.
+const DIFFERENCES_MAX: usize = 1_000;
+
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until the stream is gone or the server stops.
-pub(super) async fn watch(
-    lattice: Arc<Lattice>,
-    at_risk: Arc<Mutex<HashMap<LatticeName, Vec<WriteAtRisk>>>>,
-    stop: CancellationToken,
-) {
+pub(super) async fn watch(lattice: Arc<Lattice>, migrations: Migrations, stop: CancellationToken) {
     let watching = async {
         let mut inspections = lattice.feed.inspections();
         let mut was_migrating = false;
+        match lattice.part.is_bucket() {
+            true => compare_with_former(&lattice, &migrations).await,
+            false => forget_former(&lattice, &migrations),
+        }
         loop {
             let inspection = inspections.borrow_and_update().clone();
-            let is_migrating = inspection.is_migrating || !inspection.exists;
+            let is_migrating = inspection.has_rival || !inspection.exists;
             if is_migrating && !was_migrating {
                 warn!(lattice = %lattice.name, "a host is migrating the lattice, or its stream is gone");
-                at_risk.lock().insert(lattice.name.clone(), lattice.at_risk());
+                let migration = Migration {
+                    at_risk: lattice.at_risk(),
+                    ..Migration::default()
+                };
+                migrations.lock().insert(lattice.name.clone(), migration);
             }
             if was_migrating && !is_migrating {
-                at_risk.lock().remove(&lattice.name);
+                migrations.lock().remove(&lattice.name);
+            }
+            if !inspection.exists && lattice.part == Part::CacheStream {
+                let mut migrations = migrations.lock();
+                let migration = migrations.entry(lattice.name.clone()).or_default();
+                migration.former = lattice.mirror().read(standing);
             }
             was_migrating = is_migrating;
             if !inspection.exists {
@@ -53,11 +68,75 @@ pub(super) async fn watch(
             }
             tokio::select! {
                 changed = inspections.changed() => if changed.is_err() { return },
-                () = sleep(SWEEP_INTERVAL) => sweep(&lattice).await,
+                () = sleep(SWEEP_INTERVAL) => match lattice.part {
+                    Part::CacheStream => sweep(&lattice).await,
+                    Part::Component => lattice.note_undone_edits(),
+                    Part::Kv => leave_to_next_era(&lattice),
+                    // Nobody watches over it.
+                    Part::Configs => return,
+                },
             }
         }
     };
     stop.run_until_cancelled(watching).await;
+}
+
+fn standing(contents: &Contents) -> BTreeMap<EntryKey, Arc<Entry>> {
+    Kind::SHOWN
+        .into_iter()
+        .flat_map(|kind| contents.standing(kind, None))
+        .map(|(key, standing)| (key.clone(), standing.entry))
+        .collect()
+}
+
+/// Compares what a host has copied into its bucket with what stood in the stream that it then deleted. Mends nothing.
+async fn compare_with_former(lattice: &Lattice, migrations: &Migrations) {
+    lattice.mirror().ready().await;
+    let mut migrations = migrations.lock();
+    let Some(migration) = migrations.get_mut(&lattice.name) else {
+        return;
+    };
+    let Some(former) = migration.former.take() else {
+        return;
+    };
+    let differences = lattice.mirror().read(|contents| {
+        let differences = former.into_iter().filter_map(|(key, entry)| {
+            let now = contents.winner(&key).and_then(|winner| winner.standing());
+            let is_same = now.as_ref().is_some_and(|now| now.entry == entry);
+            (!is_same).then_some(MigrationDifference {
+                key,
+                is_missing: now.is_none(),
+            })
+        });
+        differences.take(DIFFERENCES_MAX).collect::<Vec<_>>()
+    });
+    migration.differences = differences.unwrap_or_default();
+    if !migration.differences.is_empty() {
+        warn!(
+            lattice = %lattice.name,
+            differences = migration.differences.len(),
+            "the host's copy of the lattice differs from what stood before; GetLattice lists how"
+        );
+    }
+}
+
+/// The stream was made anew, and nobody migrated it.
+fn forget_former(lattice: &Lattice, migrations: &Migrations) {
+    if let Some(migration) = migrations.lock().get_mut(&lattice.name) {
+        migration.former = None;
+    }
+}
+
+/// Once a host of 1.x writes the bucket it is of the next era: the next call finds out.
+fn leave_to_next_era(lattice: &Lattice) {
+    if lattice
+        .mirror()
+        .read(|contents| contents.has_key_of(kv::COMPONENTS))
+        == Some(true)
+    {
+        warn!(lattice = %lattice.name, "a host of wasmCloud 1.x writes the bucket");
+        lattice.feed.end();
+    }
 }
 
 async fn sweep(lattice: &Lattice) {

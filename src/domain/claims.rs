@@ -1,7 +1,7 @@
 //! Claims: who a component or provider is, flattened from its module token as hosts keep it.
 
 use super::{
-    identifier::{bounded, within},
+    identifier::{self, bounded, within},
     invalid::{Invalid, Violations},
     nkey::{Nkey, NkeyKind},
 };
@@ -11,10 +11,11 @@ pub const TEXT_BYTES_MAX: usize = 256;
 /// Items in a list of unsigned claims, at most.
 pub const LIST_MAX: usize = 256;
 
-/// What claims say, their key apart. Lists are comma-joined, as hosts of layout `cache-stream` keep them.
+/// What claims say, their key apart. Lists are comma-joined, as hosts before 0.81 keep them. Not every layout keeps all of
+/// it.
 ///
 /// Loose: holds whatever a stream stores.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     /// The account that signed.
     pub issuer: Box<str>,
@@ -30,6 +31,10 @@ pub struct Claims {
     pub revision: Box<str>,
     /// For people. Hosts write JSON `null` where a module has none; the gateway never does.
     pub version: Option<Box<str>>,
+    /// The contract that a provider serves.
+    pub contract_id: Box<str>,
+    /// A provider's configuration schema, as JSON.
+    pub config_schema: Box<str>,
 }
 
 /// Unsigned claims as a caller gives them, before anything of them is believed.
@@ -51,9 +56,9 @@ pub struct Unchecked<'a> {
     pub revision: &'a str,
     /// See [`Claims`].
     pub version: &'a str,
-    /// Must be empty in layout `cache-stream`.
+    /// See [`Claims`]; not every layout keeps it.
     pub contract_id: &'a str,
-    /// Must be empty in layout `cache-stream`.
+    /// See [`Claims`]; not every layout keeps it.
     pub config_schema: &'a str,
 }
 
@@ -72,17 +77,15 @@ impl Unchecked<'_> {
         let tags = at("tags", comma_joined(self.tags));
         let revision = at("claims_revision", revision(self.revision));
         let version = at("version", text(self.version));
-        let unstored = [
-            at("contract_id", not_stored(self.contract_id)),
-            at("config_schema", not_stored(self.config_schema)),
-        ];
+        let contract_id = match self.contract_id {
+            "" => Some("".into()),
+            given => at("contract_id", identifier::contract_id(given)),
+        };
+        let config_schema = at("config_schema", json_text(self.config_schema));
         let key = violations.check(
             &format!("{field}.public_key"),
             Nkey::parse(self.public_key, &kinds),
         );
-        if unstored.contains(&None) {
-            return None;
-        }
         Some((
             key?,
             Claims {
@@ -93,6 +96,8 @@ impl Unchecked<'_> {
                 tags: tags?,
                 revision: revision?,
                 version: Some(version?),
+                contract_id: contract_id?,
+                config_schema: config_schema?,
             },
         ))
     }
@@ -156,11 +161,10 @@ fn revision(text: &str) -> Result<Box<str>, Invalid> {
     }
 }
 
-fn not_stored(text: &str) -> Result<Box<str>, Invalid> {
-    match text {
-        "" => Ok("".into()),
-        _ => Err(Invalid::Rule(
-            "is not kept by hosts of layout `cache-stream`; leave it empty",
-        )),
+/// Hosts of wasmCloud 1.9.2 show a schema that is no JSON as an empty one.
+fn json_text(text: &str) -> Result<Box<str>, Invalid> {
+    if text.is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
+        return Ok(text.into());
     }
+    Err(Invalid::Rule("must be JSON, or empty"))
 }

@@ -271,6 +271,12 @@ impl Body {
             tags: comma_joined(called.tags).ok_or(TokenRefused::Tag)?,
             revision: revision(described.rev, self.iat),
             version: Some(described.ver.unwrap_or_default()),
+            contract_id: if is_actor(subject) {
+                "".into()
+            } else {
+                described.capid.unwrap_or_default()
+            },
+            config_schema: "".into(),
         })
     }
 }
@@ -281,6 +287,8 @@ struct Described {
     name: Option<Box<str>>,
     rev: Option<i32>,
     ver: Option<Box<str>>,
+    /// A provider's contract; tools since wascap 0.14 sign none.
+    capid: Option<Box<str>>,
 }
 
 /// What `wascap` says of actors alone: hosts leave it empty for providers.

@@ -4,7 +4,10 @@ use std::fmt;
 
 use super::{
     claims::Claims,
-    link_definition::{LinkDefinition, LinkId},
+    component::ComponentRecord,
+    interface_link::{InterfaceLink, InterfaceLinkId},
+    link_definition::{LinkDefinition, LinkId, Values},
+    named_config::NamedConfig,
     oci_reference::OciReference,
 };
 
@@ -17,6 +20,23 @@ pub enum Kind {
     LinkDefinition,
     /// Which image has which key.
     OciReference,
+    /// Which component may call which, over which interfaces.
+    InterfaceLink,
+    /// What links configure their ends with.
+    Config,
+    /// The record in which the interface links of one source are kept: no entry of its own.
+    Component,
+}
+
+impl Kind {
+    /// The kinds of entries that the API shows.
+    pub const SHOWN: [Self; 5] = [
+        Self::Claims,
+        Self::LinkDefinition,
+        Self::OciReference,
+        Self::InterfaceLink,
+        Self::Config,
+    ];
 }
 
 /// What identifies an entry. Ordered by kind, then as lists show them.
@@ -30,6 +50,12 @@ pub enum EntryKey {
     LinkDefinition(LinkId),
     /// The reference, as it was set.
     OciReference(Box<str>),
+    /// Source, name, namespace, package and target of an interface link.
+    InterfaceLink(InterfaceLinkId),
+    /// The config's name.
+    Config(Box<str>),
+    /// The component's id.
+    Component(Box<str>),
 }
 
 impl EntryKey {
@@ -39,6 +65,9 @@ impl EntryKey {
             Self::Claims(_) => Kind::Claims,
             Self::LinkDefinition(_) => Kind::LinkDefinition,
             Self::OciReference(_) => Kind::OciReference,
+            Self::InterfaceLink(_) => Kind::InterfaceLink,
+            Self::Config(_) => Kind::Config,
+            Self::Component(_) => Kind::Component,
         }
     }
 
@@ -52,6 +81,15 @@ impl EntryKey {
                 link_name: "".into(),
             }),
             Kind::OciReference => Self::OciReference("".into()),
+            Kind::InterfaceLink => Self::InterfaceLink(InterfaceLinkId {
+                source_id: "".into(),
+                name: "".into(),
+                wit_namespace: "".into(),
+                wit_package: "".into(),
+                target: "".into(),
+            }),
+            Kind::Config => Self::Config("".into()),
+            Kind::Component => Self::Component("".into()),
         }
     }
 
@@ -66,6 +104,9 @@ impl EntryKey {
             Self::Claims(key) => vec!["claims", key],
             Self::LinkDefinition(id) => vec!["link_definition", &id.actor_id, &id.contract_id, &id.link_name],
             Self::OciReference(url) => vec!["oci_reference", url],
+            Self::InterfaceLink(id) => [&["interface_link"][..], &id.parts()].concat(),
+            Self::Config(name) => vec!["config", name],
+            Self::Component(id) => vec!["component", id],
         }
     }
 }
@@ -94,6 +135,12 @@ pub enum Entry {
     LinkDefinition(LinkDefinition),
     /// Which image has which key.
     OciReference(OciReference),
+    /// Which component may call which.
+    InterfaceLink(InterfaceLink),
+    /// What links configure their ends with.
+    Config(NamedConfig),
+    /// All links of one source.
+    Component(Box<ComponentRecord>),
 }
 
 impl Entry {
@@ -107,16 +154,38 @@ impl Entry {
                 &claims.capabilities,
                 &claims.tags,
                 &claims.revision,
+                &claims.contract_id,
+                &claims.config_schema,
             ]
             .into_iter()
             .chain(&claims.version)
             .map(|text| text.len())
             .sum(),
-            Self::LinkDefinition(link) => {
-                let values = link.values.iter().map(|(key, value)| key.len() + value.len());
-                link.provider_id.len() + values.sum::<usize>()
-            }
+            Self::LinkDefinition(link) => link.provider_id.len() + values_bytes(&link.values),
             Self::OciReference(reference) => reference.public_key.len(),
+            Self::InterfaceLink(link) => {
+                let interfaces = link.interfaces.iter().map(|text| text.len());
+                interfaces.sum::<usize>() + link.configs().map(str::len).sum::<usize>()
+            }
+            Self::Config(config) => values_bytes(&config.values),
+            // Never shown as one.
+            Self::Component(_) => 0,
         }
     }
+
+    /// How many entries of the API it holds.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Component(record) => record.links.len(),
+            Self::Claims(_)
+            | Self::LinkDefinition(_)
+            | Self::OciReference(_)
+            | Self::InterfaceLink(_)
+            | Self::Config(_) => 1,
+        }
+    }
+}
+
+fn values_bytes(values: &Values) -> usize {
+    values.iter().map(|(key, value)| key.len() + value.len()).sum()
 }

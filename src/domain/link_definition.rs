@@ -117,7 +117,8 @@ fn boxed_nkey(text: &str, kind: NkeyKind) -> Result<Box<str>, Invalid> {
     Nkey::parse(text, &[kind]).map(|nkey| nkey.as_str().into())
 }
 
-fn check_values<'a>(
+/// Checks the values of a link or a config, and notes every violation under `field`.
+pub(super) fn check_values<'a>(
     values: impl ExactSizeIterator<Item = (&'a str, &'a str)> + Clone,
     field: &str,
     violations: &mut Violations,

@@ -194,6 +194,9 @@ impl Gateway {
         let terms = raw_terms!(request, delete_claims_request).parse(call, &mut violations);
         let (lattice, key, terms) = finish(three(lattice, key, terms), violations)?;
         let grant = self.grant_change(call, &lattice, &terms, || EntryKey::Claims(key.into()))?;
-        Ok(self.control.delete_claims(&grant, call.deadline).await?)
+        let deleted =
+            self.control
+                .delete_claims(&grant, key.into(), request.allow_missing, terms, call.deadline);
+        Ok(deleted.await?)
     }
 }

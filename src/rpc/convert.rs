@@ -10,11 +10,12 @@ use crate::{
     control::{
         decide::{Mode, Precondition, Retry},
         mutate::{Outcome, Written},
-        operations::{Consistency, Terms},
+        operations::{Consistency, LinkSelector, Terms},
     },
     domain::{
-        self, Entry, EntryKey, Epoch, Etag, Invalid, LatticeName, LinkId, RequestId, Revision, Violations,
-        link_definition::DEFAULT_LINK_NAME,
+        self, Entry, EntryKey, Epoch, Etag, InterfaceLinkId, Invalid, LatticeName, LinkId, RequestId,
+        Revision, Violations,
+        link_definition::{DEFAULT_LINK_NAME, Values},
     },
     proto::{self, consistency::Requirement},
     store::mirror::Standing,
@@ -282,7 +283,7 @@ impl From<&Standing> for OutputOnly {
     fn from(standing: &Standing) -> Self {
         Self {
             etag: standing.etag.encode(),
-            revision: Some(revision(standing.etag.revision)),
+            revision: Some(revision(standing.revision)),
             update_time: standing.unix_nanos.map(|nanos| timestamp(nanos.into())),
         }
     }
@@ -302,8 +303,8 @@ pub(super) fn claims(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Optio
         tags: comma_separated(&claims.tags),
         claims_revision: claims.revision.to_string(),
         version: claims.version.as_deref().unwrap_or_default().to_owned(),
-        contract_id: String::new(),
-        config_schema: String::new(),
+        contract_id: claims.contract_id.to_string(),
+        config_schema: claims.config_schema.to_string(),
         etag: output.etag,
         revision: output.revision,
         update_time: output.update_time,
@@ -333,11 +334,7 @@ fn link_definition(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Option<
         provider_id: link.provider_id.to_string(),
         contract_id: id.contract_id.to_string(),
         link_name: id.link_name.to_string(),
-        values: link
-            .values
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
+        values: values(&link.values),
         etag: output.etag,
         revision: output.revision,
         update_time: output.update_time,
@@ -360,6 +357,65 @@ pub(super) fn oci_reference(
         revision: output.revision,
         update_time: output.update_time,
     })
+}
+
+/// Writes an interface link; `None` where the entry is of another kind.
+pub(super) fn interface_link(
+    key: &EntryKey,
+    entry: &Entry,
+    output: OutputOnly,
+) -> Option<proto::InterfaceLink> {
+    let (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) = (key, entry) else {
+        return None;
+    };
+    let texts = |list: &[Box<str>]| list.iter().map(|text| text.to_string()).collect();
+    Some(proto::InterfaceLink {
+        source_id: id.source_id.to_string(),
+        target: id.target.to_string(),
+        name: id.name.to_string(),
+        wit_namespace: id.wit_namespace.to_string(),
+        wit_package: id.wit_package.to_string(),
+        interfaces: texts(&link.interfaces),
+        source_config: texts(&link.source_config),
+        target_config: texts(&link.target_config),
+        etag: output.etag,
+        revision: output.revision,
+        update_time: output.update_time,
+    })
+}
+
+/// How a caller is shown configs: the values, which may hold secrets, only to who may read them.
+pub(super) fn config_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::NamedConfig> {
+    match grant.reads_values() {
+        true => named_config,
+        false => |key, entry, output| {
+            Some(proto::NamedConfig {
+                values: BTreeMap::new(),
+                ..named_config(key, entry, output)?
+            })
+        },
+    }
+}
+
+/// Writes a config; `None` where the entry is of another kind.
+fn named_config(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Option<proto::NamedConfig> {
+    let (EntryKey::Config(name), Entry::Config(config)) = (key, entry) else {
+        return None;
+    };
+    Some(proto::NamedConfig {
+        name: name.to_string(),
+        values: values(&config.values),
+        etag: output.etag,
+        revision: output.revision,
+        update_time: output.update_time,
+    })
+}
+
+fn values(values: &Values) -> BTreeMap<String, String> {
+    values
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn comma_separated(list: &str) -> Vec<String> {
@@ -389,6 +445,90 @@ pub(super) fn parse_link_definition(
             .map(|(key, value)| (key.as_str(), value.as_str())),
     }
     .check(FIELD, violations)
+}
+
+/// Parses an interface link that is to be put.
+pub(super) fn parse_interface_link(
+    link: Option<&proto::InterfaceLink>,
+    violations: &mut Violations,
+) -> Option<(InterfaceLinkId, domain::InterfaceLink)> {
+    const FIELD: &str = "interface_link";
+    let Some(link) = link else {
+        return violations.check(FIELD, Err(Invalid::Missing));
+    };
+    domain::interface_link::Unchecked {
+        source_id: &link.source_id,
+        target: &link.target,
+        name: &link.name,
+        wit_namespace: &link.wit_namespace,
+        wit_package: &link.wit_package,
+        interfaces: &link.interfaces,
+        source_config: &link.source_config,
+        target_config: &link.target_config,
+    }
+    .check(FIELD, violations)
+}
+
+/// Parses a config that is to be put.
+pub(super) fn parse_named_config(
+    config: Option<&proto::NamedConfig>,
+    violations: &mut Violations,
+) -> Option<(Box<str>, domain::NamedConfig)> {
+    const FIELD: &str = "named_config";
+    let Some(config) = config else {
+        return violations.check(FIELD, Err(Invalid::Missing));
+    };
+    domain::named_config::Unchecked {
+        name: &config.name,
+        values: config
+            .values
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str())),
+    }
+    .check(FIELD, violations)
+}
+
+/// The fields by which a request names an interface link, as they came.
+#[derive(Debug)]
+pub(super) struct RawSelector<'a> {
+    pub source_id: Option<&'a str>,
+    pub name: Option<&'a str>,
+    pub wit_namespace: Option<&'a str>,
+    pub wit_package: Option<&'a str>,
+    pub target: Option<&'a str>,
+}
+
+/// Reads them; each request has its own generated type.
+macro_rules! link_selector {
+    ($request:expr) => {
+        crate::rpc::convert::RawSelector {
+            source_id: $request.source_id.as_deref(),
+            name: $request.name.as_deref(),
+            wit_namespace: $request.wit_namespace.as_deref(),
+            wit_package: $request.wit_package.as_deref(),
+            target: $request.target.as_deref(),
+        }
+    };
+}
+pub(super) use link_selector;
+
+impl RawSelector<'_> {
+    /// Parses them: any stored link can be named.
+    pub(super) fn parse(self, violations: &mut Violations) -> Option<LinkSelector> {
+        let source_id = required("source_id", self.source_id, violations);
+        let wit_namespace = required("wit_namespace", self.wit_namespace, violations);
+        let wit_package = required("wit_package", self.wit_package, violations);
+        Some(LinkSelector {
+            id: InterfaceLinkId {
+                source_id: source_id?.into(),
+                name: self.name.unwrap_or(DEFAULT_LINK_NAME).into(),
+                wit_namespace: wit_namespace?.into(),
+                wit_package: wit_package?.into(),
+                target: self.target.unwrap_or_default().into(),
+            },
+            any_target: self.target.is_none(),
+        })
+    }
 }
 
 /// Parses a reference that is to be set.

@@ -15,7 +15,8 @@ use crate::{
         ControlError,
         decide::Mode,
         lattice::WriteAtRisk,
-        lattices::{Layout, Named, Storage},
+        lattices::{Layout, Named, NewLattice, Storage},
+        links::UndoneEdit,
         mutate::Outcome,
         operations::Description,
     },
@@ -72,7 +73,7 @@ impl LatticeService for Gateway {
         Ok(Response::new(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: Some(self.info.limits),
-            layouts: vec![proto::Layout::CacheStream.into()],
+            layouts: Layout::ALL.map(|layout| proto_layout(layout).into()).into(),
             default_deadline: Some(self.info.default_deadline.into()),
             nats_version: self
                 .control
@@ -160,17 +161,9 @@ impl Gateway {
             record.validate_only = request.validate_only;
         });
         let grant = self.grant(call, &name)?;
-        if layout != Layout::CacheStream {
-            return Err(Failure::Control(ControlError::LayoutUnsupported {
-                layout: layout.as_str(),
-                operation: "this version of the gateway provisions layout `cache-stream` only",
-            }));
-        }
+        let new = NewLattice { layout, storage };
         let mode = convert::mode(request.validate_only);
-        let created = self
-            .control
-            .provision(&grant, storage, mode, call.deadline)
-            .await?;
+        let created = self.control.provision(&grant, new, mode, call.deadline).await?;
         let outcome = match (created, mode) {
             (false, _) => Outcome::Unchanged,
             (true, Mode::Live) => Outcome::Applied,
@@ -204,11 +197,14 @@ fn provisioned_layout(layout: i32) -> Result<Layout, Invalid> {
     }
 }
 
-fn storage(storage: i32) -> Result<Storage, Invalid> {
+fn storage(storage: i32) -> Result<Option<Storage>, Invalid> {
     match proto::Storage::try_from(storage) {
-        Ok(proto::Storage::Unspecified | proto::Storage::Memory) => Ok(Storage::Memory),
-        Ok(proto::Storage::File) => Ok(Storage::File),
-        Err(_unknown) => Err(Invalid::Rule("is not a storage; leave it out for memory")),
+        Ok(proto::Storage::Unspecified) => Ok(None),
+        Ok(proto::Storage::Memory) => Ok(Some(Storage::Memory)),
+        Ok(proto::Storage::File) => Ok(Some(Storage::File)),
+        Err(_unknown) => Err(Invalid::Rule(
+            "is not a storage; leave it out for what hosts take",
+        )),
     }
 }
 
@@ -225,12 +221,7 @@ fn lattice(name: &LatticeName, description: Description) -> proto::Lattice {
         let count = description.counts.get(&kind).copied().unwrap_or(0);
         u64::try_from(count).unwrap_or(u64::MAX)
     };
-    let layout = match description.layout {
-        Some(Layout::CacheStream) => proto::Layout::CacheStream,
-        Some(Layout::Kv) => proto::Layout::Kv,
-        Some(Layout::Component) => proto::Layout::Component,
-        None => proto::Layout::Undecided,
-    };
+    let layout = description.layout.map_or(proto::Layout::Undecided, proto_layout);
     proto::Lattice {
         name: name.to_string(),
         layout: layout.into(),
@@ -252,7 +243,43 @@ fn lattice(name: &LatticeName, description: Description) -> proto::Lattice {
         revision: description.revision.map(convert::revision),
         writes_at_risk: description.at_risk.iter().map(write_at_risk).collect(),
         stale_copies: u64::try_from(description.stale_copies).unwrap_or(u64::MAX),
+        interface_link_count: count(Kind::InterfaceLink),
+        named_config_count: count(Kind::Config),
+        migration_differences: description
+            .migration_differences
+            .iter()
+            .map(|difference| proto::MigrationDifference {
+                entry: difference.key.to_string(),
+                missing: difference.is_missing,
+            })
+            .collect(),
+        undone_edits: description.undone_edits.iter().map(undone_edit).collect(),
+        deaf_watches: description
+            .deaf_watches
+            .into_iter()
+            .map(|watch| proto::DeafWatch {
+                consumer: watch.consumer,
+                pending: watch.pending,
+            })
+            .collect(),
+        settle: description.settle.map(Into::into),
         stream: description.stream,
+    }
+}
+
+fn proto_layout(layout: Layout) -> proto::Layout {
+    match layout {
+        Layout::CacheStream => proto::Layout::CacheStream,
+        Layout::Kv => proto::Layout::Kv,
+        Layout::Component => proto::Layout::Component,
+    }
+}
+
+fn undone_edit(edit: &UndoneEdit) -> proto::UndoneEdit {
+    proto::UndoneEdit {
+        entry: edit.key.to_string(),
+        revision: Some(convert::revision(edit.revision)),
+        undone_at: Some(convert::revision(edit.undone_at)),
     }
 }
 

@@ -298,7 +298,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
-    const METHODS: [&str; 16] = [
+    const METHODS: [&str; 24] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
         "/lattice.control.v1.ClaimsService/ListClaims",
@@ -311,6 +311,14 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.OciReferenceService/GetOciReference",
         "/lattice.control.v1.OciReferenceService/ListOciReferences",
         "/lattice.control.v1.OciReferenceService/DeleteOciReference",
+        "/lattice.control.v1.InterfaceLinkService/PutInterfaceLink",
+        "/lattice.control.v1.InterfaceLinkService/GetInterfaceLink",
+        "/lattice.control.v1.InterfaceLinkService/ListInterfaceLinks",
+        "/lattice.control.v1.InterfaceLinkService/DeleteInterfaceLink",
+        "/lattice.control.v1.ConfigService/PutConfig",
+        "/lattice.control.v1.ConfigService/GetConfig",
+        "/lattice.control.v1.ConfigService/ListConfigs",
+        "/lattice.control.v1.ConfigService/DeleteConfig",
         "/lattice.control.v1.LatticeService/ListLattices",
         "/lattice.control.v1.LatticeService/GetLattice",
         "/lattice.control.v1.LatticeService/ProvisionLattice",

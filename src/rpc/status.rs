@@ -246,6 +246,19 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
                 .with("lattice", lattice)
                 .with("setting", setting)
         }
+        ControlError::LinkConflict { other } => {
+            precondition(Reason::LinkConflict, &other, message).with("entry", other)
+        }
+        ControlError::AmbiguousLink { targets } => {
+            precondition(Reason::AmbiguousLink, "target", message).with("targets", targets)
+        }
+        ControlError::ConfigNotFound { configs } => {
+            precondition(Reason::ConfigNotFound, &configs, message).with("configs", configs)
+        }
+        ControlError::ConfigInUse { link } => {
+            precondition(Reason::ConfigInUse, &link, message).with("link", link)
+        }
+        ControlError::NotKept(violations) => of_violations(&violations),
         ControlError::JetStreamDisabled => precondition(Reason::JetstreamDisabled, "jetstream", message),
         ControlError::Forbidden { subject } => {
             precondition(Reason::BackendForbidden, &subject, message).with("subject", subject)

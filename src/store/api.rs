@@ -10,6 +10,7 @@ use std::{
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use data_encoding::BASE64;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -90,8 +91,9 @@ pub struct StreamInfo {
 /// What a stream holds.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StreamState {
-    /// Messages.
-    pub messages: u64,
+    /// Subjects with a message; JetStream leaves it out where there are none.
+    #[serde(default)]
+    pub num_subjects: u64,
     /// The last sequence.
     pub last_seq: u64,
     /// Messages by subject, where asked for.
@@ -160,6 +162,7 @@ pub fn prefix(domain: Option<&str>) -> String {
 pub struct JetStream {
     connection: Connection,
     prefix: String,
+    domain: Option<Box<str>>,
 }
 
 impl JetStream {
@@ -168,6 +171,7 @@ impl JetStream {
         Self {
             connection,
             prefix: prefix(domain),
+            domain: domain.map(Into::into),
         }
     }
 
@@ -190,7 +194,7 @@ impl JetStream {
         loop {
             let request = json!({"subjects_filter": ">", "offset": subjects.len()});
             let page: StreamInfo = self.call(&call, Some(request)).await?;
-            let state = (page.state.messages, page.state.last_seq);
+            let state = (page.state.num_subjects, page.state.last_seq);
             // The server answers 100,000 subjects at a time; between two pages what is removed shifts the rest.
             if *first.get_or_insert(state) != state {
                 return Ok(None);
@@ -232,6 +236,65 @@ impl JetStream {
     pub async fn stream_create(&self, stream: &str, config: &Value) -> Result<Created, ApiError> {
         self.call(&format!("STREAM.CREATE.{stream}"), Some(config.clone()))
             .await
+    }
+
+    /// Reads the body of one message; `None` where it is no longer there.
+    pub async fn message_body(&self, stream: &str, sequence: u64) -> Result<Option<Bytes>, ApiError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Stored,
+        }
+        #[derive(Deserialize)]
+        struct Stored {
+            #[serde(default)]
+            data: String,
+        }
+        let request = json!({"seq": sequence});
+        let answer = self
+            .call::<Answer>(&format!("STREAM.MSG.GET.{stream}"), Some(request))
+            .await;
+        match answer {
+            Ok(answer) => BASE64
+                .decode(answer.message.data.as_bytes())
+                .map(|body| Some(body.into()))
+                .map_err(|error| ApiError::Unreadable(error.to_string())),
+            Err(ApiError::Refused {
+                err_code: code::MESSAGE_NOT_FOUND,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Describes the consumers of a stream.
+    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(default)]
+            consumers: Option<Vec<Value>>,
+            total: usize,
+        }
+        let mut consumers = Vec::new();
+        loop {
+            let request = json!({"offset": consumers.len()});
+            let page: Page = self
+                .call(&format!("CONSUMER.LIST.{stream}"), Some(request))
+                .await?;
+            let listed = page.consumers.unwrap_or_default();
+            let is_last = listed.is_empty();
+            consumers.extend(listed);
+            if is_last || consumers.len() >= page.total {
+                return Ok(consumers);
+            }
+        }
+    }
+
+    /// What a subject of a bucket is published on, through the domain: `$JS.<domain>.API.$KV…`.
+    pub fn bucket_subject(&self, subject: &str) -> String {
+        match &self.domain {
+            None => subject.to_owned(),
+            Some(_) => format!("{}.{subject}", self.prefix),
+        }
     }
 
     /// Removes one message. `false` where it was no longer there.

@@ -129,6 +129,8 @@ struct State {
     status: Status,
     /// Counts connects, each of which may be to another server.
     connects: u64,
+    /// When it last connected.
+    connected_at: Option<Instant>,
     /// Counts losses of the connection, so that a short one is not missed.
     losses: u64,
     /// Counts refusals of the gateway's user.
@@ -166,6 +168,7 @@ impl Connection {
         let (sender, state) = watch::channel(State {
             status: Status::Away,
             connects: 0,
+            connected_at: None,
             losses: 0,
             violations: 0,
         });
@@ -245,6 +248,11 @@ impl Connection {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// When it last connected.
+    pub fn connected_since(&self) -> Option<Instant> {
+        self.state.borrow().connected_at
     }
 
     /// How often the connection has been lost.
@@ -366,6 +374,7 @@ impl EventSink {
                 self.state.send_modify(|state| {
                     state.status = Status::Connected;
                     state.connects += 1;
+                    state.connected_at = Some(Instant::now());
                 });
             }
             Event::Disconnected => {

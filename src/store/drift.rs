@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::layout::Part;
+
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
@@ -50,9 +52,14 @@ const TOLD: [&str; 8] = [
     "republish",
 ];
 
+/// Members in which a difference makes writes to a bucket unsafe too: hosts delete configs by a rollup.
+const UNSAFE_IN_BUCKETS: [&str; 1] = ["allow_rollup_hdrs"];
+
 /// Compares a stream's configuration with what hosts create.
-pub fn compare(want: &Value, have: &Value) -> Vec<Drift> {
-    let by_want = UNSAFE.iter().map(|field| (*field, want.get(field), true));
+pub fn compare(part: Part, want: &Value, have: &Value) -> Vec<Drift> {
+    let of_buckets = UNSAFE_IN_BUCKETS.iter().filter(|_| part.is_bucket());
+    let by_want = UNSAFE.iter().chain(of_buckets);
+    let by_want = by_want.map(|field| (*field, want.get(field), true));
     let absent = MUST_BE_ABSENT
         .iter()
         .map(|(field, harmless)| (*field, Some(harmless), true));
@@ -62,15 +69,27 @@ pub fn compare(want: &Value, have: &Value) -> Vec<Drift> {
         .chain(told)
         .filter_map(|(field, want, blocks_writes)| {
             let want = want.unwrap_or(&Value::Null);
-            let have = have.get(field).unwrap_or(&Value::Null);
-            (!means_the_same(want, have)).then(|| Drift {
+            let value = have.get(field).unwrap_or(&Value::Null);
+            (!means_the_same(want, value)).then(|| Drift {
                 field,
                 want: want.clone(),
-                have: have.clone(),
-                blocks_writes,
+                have: value.clone(),
+                blocks_writes: blocks_writes && !(part.is_bucket() && is_bucket_still(field, have)),
             })
         })
         .collect()
+}
+
+/// Whether a bucket with this difference keeps what is acknowledged, and hosts use it as it is (measured on wasmCloud
+/// 1.9.2): with a history, or with bounds that refuse what is new instead of evicting what is old.
+fn is_bucket_still(field: &str, have: &Value) -> bool {
+    let number = |field: &str| have.get(field).and_then(Value::as_i64);
+    match field {
+        "max_msgs_per_subject" => number(field).is_some_and(|history| history > 0),
+        "discard" => number("max_msgs") == Some(-1) && number("max_bytes") == Some(-1),
+        "max_msgs" | "max_bytes" => have.get("discard").and_then(Value::as_str) == Some("new"),
+        _ => false,
+    }
 }
 
 /// JetStream leaves out what is false, and hosts what they do not know.
@@ -84,21 +103,53 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{domain::LatticeName, store::layout::cache_stream};
+    use crate::domain::LatticeName;
 
-    fn host_config() -> Value {
-        cache_stream::stream_config(&LatticeName::parse("default").unwrap(), "memory")
+    fn host_config(part: Part) -> Value {
+        part.stream_config(&LatticeName::parse("default").unwrap(), "memory")
     }
 
     fn drift_with(field: &str, value: Value) -> Vec<Drift> {
-        let mut have = host_config();
-        have[field] = value;
-        compare(&host_config(), &have)
+        drift_of(Part::CacheStream, &[(field, value)])
+    }
+
+    fn drift_of(part: Part, changes: &[(&str, Value)]) -> Vec<Drift> {
+        let mut have = host_config(part);
+        for (field, value) in changes {
+            have[field] = value.clone();
+        }
+        compare(part, &host_config(part), &have)
+    }
+
+    #[test]
+    fn a_bucket_with_a_history_or_a_bound_that_refuses_is_used() {
+        for changes in [
+            vec![("max_msgs_per_subject", json!(64))],
+            vec![("discard", json!("old"))],
+            vec![("max_bytes", json!(1024))],
+        ] {
+            let drift = drift_of(Part::Component, &changes);
+            assert!(
+                !drift.is_empty() && drift.iter().all(|drift| !drift.blocks_writes),
+                "{drift:?}"
+            );
+        }
+        for changes in [
+            vec![("max_msgs_per_subject", json!(-1))],
+            vec![("discard", json!("old")), ("max_bytes", json!(1024))],
+            vec![("max_age", json!(1_000_000_000))],
+            vec![("allow_rollup_hdrs", json!(false))],
+        ] {
+            let drift = drift_of(Part::Component, &changes);
+            assert!(drift.iter().any(|drift| drift.blocks_writes), "{changes:?}");
+        }
     }
 
     #[test]
     fn what_hosts_create_has_no_drift() {
-        assert_eq!(compare(&host_config(), &host_config()), []);
+        for part in [Part::CacheStream, Part::Kv, Part::Component, Part::Configs] {
+            assert_eq!(compare(part, &host_config(part), &host_config(part)), []);
+        }
         assert_eq!(drift_with("sealed", json!(false)), []);
         assert_eq!(drift_with("allow_direct", json!(true)), []);
     }

@@ -6,14 +6,22 @@
 //! may have been lost. It is stored atomically with the value and survives whatever the value survives. A value that
 //! *began* on an empty home moves the horizon to its own time: what stood there before may have been purged.
 //!
-//! Wire form, base64url: version, flags (1 made id, 2 began), id (8), fingerprint (8), horizon; then per ring item, oldest first:
-//! id (8), fingerprint (8), `sequence delta << 1 | generated`, time delta. Numbers are LEB128, deltas and times zigzag, times
-//! are milliseconds rounded up. A sequence of 2^62 or more, which no stream reaches, is none of the gateway's.
+//! A record that holds many entries (all links of a source) remembers [`SHARED_RING_MAX`] calls, each with the entry that
+//! it was for, and one message of it can be made by several calls.
+//!
+//! Wire form, base64url: version 1, flags (1 made id, 2 began), id (8), fingerprint (8), horizon; then per ring item, oldest
+//! first: id (8), fingerprint (8), `sequence delta << 1 | generated`, time delta. Of a shared record: version 2, flags,
+//! horizon, number of own calls and for each flags, id, fingerprint, entry (8); ring items have the entry behind the
+//! fingerprint. Numbers are LEB128, deltas and times zigzag, times are milliseconds rounded up. A sequence of 2^62 or
+//! more, which no stream reaches, is none of the gateway's.
 
 use data_encoding::BASE64URL_NOPAD;
 
 /// Calls remembered besides the value's own.
 pub const RING_MAX: usize = 32;
+
+/// Calls remembered of a record that holds many entries, its own included: about 6 KiB.
+pub const SHARED_RING_MAX: usize = 160;
 
 /// The header that carries the evidence.
 pub const HEADER: &str = "Lattice-Gateway-Evidence";
@@ -22,6 +30,7 @@ pub const HEADER: &str = "Lattice-Gateway-Evidence";
 const SEQUENCE_END: u64 = 1 << 62;
 
 const VERSION: u8 = 1;
+const SHARED_VERSION: u8 = 2;
 const FLAG_GENERATED: u8 = 1;
 const FLAG_BEGAN: u8 = 2;
 
@@ -34,7 +43,25 @@ pub struct Stamp {
     pub fingerprint: [u8; 8],
     /// True where the gateway made the request id, so that no client can retry it.
     pub generated: bool,
+    /// In a record that holds many entries: which one, by the first 8 bytes of its hash; else zero.
+    pub entry: [u8; 8],
 }
+
+impl Stamp {
+    fn is_shared(&self) -> bool {
+        self.entry != NO_ENTRY
+    }
+
+    fn ring_max(&self) -> usize {
+        match self.is_shared() {
+            true => SHARED_RING_MAX,
+            false => RING_MAX,
+        }
+    }
+}
+
+/// What a stamp in a record of one entry says of the entry.
+pub const NO_ENTRY: [u8; 8] = [0; 8];
 
 /// A call that was applied to the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +102,19 @@ impl Past {
     /// moves the horizon.
     #[must_use]
     pub fn with(mut self, applied: Applied) -> Self {
+        let max = applied.stamp.ring_max();
         self.ring.push(applied);
-        if self.ring.len() > RING_MAX {
+        self.at_most(max)
+    }
+
+    /// Makes room for so many calls in a record that holds many entries.
+    #[must_use]
+    pub fn with_room_for(self, calls: usize) -> Self {
+        self.at_most(SHARED_RING_MAX.saturating_sub(calls))
+    }
+
+    fn at_most(mut self, max: usize) -> Self {
+        while self.ring.len() > max {
             let victim = self
                 .ring
                 .iter()
@@ -84,10 +122,32 @@ impl Past {
                 .unwrap_or(0);
             let evicted = self.ring.remove(victim);
             if !evicted.stamp.generated {
-                return self.forgotten_until(evicted.unix_millis);
+                self = self.forgotten_until(evicted.unix_millis);
             }
         }
         self
+    }
+
+    /// How far back it reaches, without the calls.
+    #[must_use]
+    pub fn horizon_alone(&self) -> Self {
+        Self {
+            ring: Vec::new(),
+            horizon: self.horizon,
+        }
+    }
+
+    /// Whether a call on record was followed by another one for the same entry.
+    pub fn is_overtaken(&self, id: [u8; 8]) -> bool {
+        let Some(place) = self.ring.iter().rposition(|applied| applied.stamp.id == id) else {
+            return false;
+        };
+        let Some((of_call, behind)) = self.ring.get(place..).and_then(<[_]>::split_first) else {
+            return false;
+        };
+        behind
+            .iter()
+            .any(|later| later.stamp.entry == of_call.stamp.entry)
     }
 
     /// Notes that ids applied at or before `unix_millis` may have been lost.
@@ -109,6 +169,8 @@ pub(super) fn is_behind(horizon: i64, unix_millis: i64) -> bool {
 pub struct Evidence {
     /// The call that made the value.
     pub own: Stamp,
+    /// The others that made it, where several did: before `own`, in the order in which they count.
+    pub others: Vec<Stamp>,
     /// The calls before.
     pub past: Past,
     /// True where the home was empty before: what was there earlier and was removed is on no record.
@@ -118,17 +180,37 @@ pub struct Evidence {
 impl Evidence {
     /// Writes the header's value.
     pub fn encode(&self) -> String {
-        let mut bytes = Vec::with_capacity(24 + self.past.ring.len() * 22);
-        bytes.push(VERSION);
-        let generated = if self.own.generated { FLAG_GENERATED } else { 0 };
-        bytes.push(generated | if self.began { FLAG_BEGAN } else { 0 });
-        bytes.extend(self.own.id);
-        bytes.extend(self.own.fingerprint);
-        push_number(&mut bytes, zigzag(self.past.horizon.unwrap_or(0)));
+        let mut bytes = Vec::with_capacity(24 + self.past.ring.len() * 30);
+        let is_shared = self.own.is_shared();
+        let began = if self.began { FLAG_BEGAN } else { 0 };
+        let generated = |stamp: &Stamp| if stamp.generated { FLAG_GENERATED } else { 0 };
+        let horizon = zigzag(self.past.horizon.unwrap_or(0));
+        if is_shared {
+            bytes.extend([SHARED_VERSION, began]);
+            push_number(&mut bytes, horizon);
+            push_number(
+                &mut bytes,
+                u64::try_from(self.others.len() + 1).unwrap_or(u64::MAX),
+            );
+            for stamp in self.others.iter().chain([&self.own]) {
+                bytes.push(generated(stamp));
+                bytes.extend(stamp.id);
+                bytes.extend(stamp.fingerprint);
+                bytes.extend(stamp.entry);
+            }
+        } else {
+            bytes.extend([VERSION, generated(&self.own) | began]);
+            bytes.extend(self.own.id);
+            bytes.extend(self.own.fingerprint);
+            push_number(&mut bytes, horizon);
+        }
         let (mut sequence, mut time) = (0, 0);
         for applied in &self.past.ring {
             bytes.extend(applied.stamp.id);
             bytes.extend(applied.stamp.fingerprint);
+            if is_shared {
+                bytes.extend(applied.stamp.entry);
+            }
             let delta = zigzag(applied.sequence.wrapping_sub(sequence).cast_signed());
             push_number(&mut bytes, delta << 1 | u64::from(applied.stamp.generated));
             push_number(&mut bytes, zigzag(applied.unix_millis.wrapping_sub(time)));
@@ -141,34 +223,55 @@ impl Evidence {
     pub fn decode(text: &[u8]) -> Option<Self> {
         let bytes = BASE64URL_NOPAD.decode(text).ok()?;
         let mut rest = Reader(&bytes);
-        if rest.byte()? != VERSION {
-            return None;
-        }
+        let version = rest.byte()?;
         let flags = rest.byte()?;
-        let own = Stamp {
-            id: rest.eight()?,
-            fingerprint: rest.eight()?,
-            generated: flags & FLAG_GENERATED != 0,
+        let (own, others, horizon) = match version {
+            VERSION => {
+                let own = rest.stamp(flags, false)?;
+                (own, Vec::new(), rest.number()?)
+            }
+            SHARED_VERSION => {
+                let horizon = rest.number()?;
+                let count = usize::try_from(rest.number()?).ok()?;
+                let mut stamps = Vec::new();
+                for _ in 0..count.min(SHARED_RING_MAX) {
+                    let flags = rest.byte()?;
+                    stamps.push(rest.stamp(flags, true)?);
+                }
+                (stamps.pop()?, stamps, horizon)
+            }
+            _ => return None,
         };
-        let horizon = Some(unzigzag(rest.number()?)).filter(|horizon| *horizon != 0);
-        let ring = rest.ring()?;
+        let ring = rest.ring(version == SHARED_VERSION)?;
         Some(Self {
             own,
-            past: Past { ring, horizon },
+            others,
+            past: Past {
+                ring,
+                horizon: Some(unzigzag(horizon)).filter(|horizon| *horizon != 0),
+            },
             began: flags & FLAG_BEGAN != 0,
         })
     }
 
+    /// The calls that made the value, in the order in which they count.
+    pub fn calls(&self) -> impl Iterator<Item = Stamp> {
+        self.others.iter().chain([&self.own]).copied()
+    }
+
     /// The calls on record once this value has been stored: its past and itself.
     pub fn into_past(self, sequence: u64, unix_millis: i64) -> Past {
+        let calls = self.calls().collect::<Vec<_>>();
         let past = match self.began {
             true => self.past.forgotten_until(unix_millis),
             false => self.past,
         };
-        past.with(Applied {
-            stamp: self.own,
-            sequence,
-            unix_millis,
+        calls.into_iter().fold(past, |past, stamp| {
+            past.with(Applied {
+                stamp,
+                sequence,
+                unix_millis,
+            })
         })
     }
 }
@@ -200,14 +303,27 @@ impl Reader<'_> {
         None
     }
 
-    fn ring(&mut self) -> Option<Vec<Applied>> {
+    fn stamp(&mut self, flags: u8, is_shared: bool) -> Option<Stamp> {
+        Some(Stamp {
+            id: self.eight()?,
+            fingerprint: self.eight()?,
+            generated: flags & FLAG_GENERATED != 0,
+            entry: match is_shared {
+                true => self.eight().filter(|entry| *entry != NO_ENTRY)?,
+                false => NO_ENTRY,
+            },
+        })
+    }
+
+    fn ring(&mut self, is_shared: bool) -> Option<Vec<Applied>> {
         let mut ring = Vec::new();
         let (mut sequence, mut time) = (0_u64, 0_i64);
+        let max = if is_shared { SHARED_RING_MAX } else { RING_MAX };
         while !self.0.is_empty() {
-            if ring.len() == RING_MAX {
+            if ring.len() == max {
                 return None;
             }
-            let (id, fingerprint) = (self.eight()?, self.eight()?);
+            let stamp = self.stamp(0, is_shared)?;
             let delta = self.number()?;
             sequence = sequence.wrapping_add_signed(unzigzag(delta >> 1));
             if sequence >= SEQUENCE_END {
@@ -216,11 +332,7 @@ impl Reader<'_> {
             time = time.wrapping_add(unzigzag(self.number()?));
             let generated = delta & 1 != 0;
             ring.push(Applied {
-                stamp: Stamp {
-                    id,
-                    fingerprint,
-                    generated,
-                },
+                stamp: Stamp { generated, ..stamp },
                 sequence,
                 unix_millis: time,
             });
@@ -256,6 +368,7 @@ mod tests {
             id: name.to_be_bytes(),
             fingerprint: (!name).to_be_bytes(),
             generated,
+            entry: NO_ENTRY,
         }
     }
 
@@ -295,6 +408,7 @@ mod tests {
         }
         let evidence = Evidence {
             own: stamp(99, false),
+            others: Vec::new(),
             past,
             began: false,
         };
@@ -313,6 +427,7 @@ mod tests {
             });
             let evidence = Evidence {
                 own: stamp(2, false),
+                others: Vec::new(),
                 past,
                 began: false,
             };
@@ -322,10 +437,54 @@ mod tests {
         let last = of(&[SEQUENCE_END - 2, SEQUENCE_END - 1]).unwrap();
         let next = Evidence {
             own: stamp(3, false),
+            others: Vec::new(),
             past: last.into_past(4, 5),
             began: false,
         };
         assert_eq!(Evidence::decode(next.encode().as_bytes()), Some(next));
+    }
+
+    fn shared(name: u64, entry: u64) -> Stamp {
+        Stamp {
+            entry: entry.to_be_bytes(),
+            ..stamp(name, false)
+        }
+    }
+
+    #[test]
+    fn a_shared_record_knows_which_call_overtook_which() {
+        let evidence = Evidence {
+            own: shared(3, 1),
+            others: vec![shared(1, 1), shared(2, 2)],
+            past: Past::default(),
+            began: false,
+        };
+        let read = Evidence::decode(evidence.encode().as_bytes()).unwrap();
+        assert_eq!(read, evidence);
+        let past = read.into_past(7, 1_000);
+        let overtaken = [1_u64, 2, 3].map(|name| past.is_overtaken(name.to_be_bytes()));
+        assert_eq!(overtaken, [true, false, false]);
+    }
+
+    #[test]
+    fn a_full_shared_record_stays_within_what_headers_take() {
+        let count = u64::try_from(SHARED_RING_MAX).unwrap();
+        let past = (0..2 * count).fold(Past::default(), |past, name| {
+            past.with(Applied {
+                stamp: shared(name, name + 1),
+                sequence: 4_000_000_000 + name * 1_000,
+                unix_millis: 1_790_000_000_000 + i64::try_from(name).unwrap() * 60_000,
+            })
+        });
+        assert_eq!(past.ring.len(), SHARED_RING_MAX);
+        let evidence = Evidence {
+            own: shared(1, 1),
+            others: (2..65).map(|name| shared(name, name)).collect(),
+            past: past.with_room_for(64),
+            began: false,
+        };
+        assert!(evidence.encode().len() <= 6_600, "{}", evidence.encode().len());
+        assert_eq!(Evidence::decode(evidence.encode().as_bytes()), Some(evidence));
     }
 
     proptest! {
@@ -338,7 +497,7 @@ mod tests {
             for (name, generated, sequence, unix_millis) in calls {
                 past = past.with(Applied { stamp: stamp(name, generated), sequence, unix_millis });
             }
-            let evidence = Evidence { own: stamp(1, true), past, began: true };
+            let evidence = Evidence { own: stamp(1, true), others: Vec::new(), past, began: true };
             prop_assert_eq!(Evidence::decode(evidence.encode().as_bytes()), Some(evidence));
         }
 

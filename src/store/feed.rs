@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::{
     sync::{Notify, watch},
@@ -22,7 +23,7 @@ use super::{
     connection::Connection,
     drift::{self, Drift},
     evidence,
-    layout::cache_stream,
+    layout::{Layout, Part, bucket},
     mirror::{Contents, Delivery, Mirror, Told},
 };
 use crate::domain::{LatticeName, Revision};
@@ -48,8 +49,8 @@ pub struct Inspection {
     pub config: serde_json::Value,
     /// How it differs from what hosts create.
     pub drift: Vec<Drift>,
-    /// Whether a bucket of a later layout exists too: a host is migrating.
-    pub is_migrating: bool,
+    /// Whether the stream of another layout exists too: a host is migrating, or the wrong era's is at work.
+    pub has_rival: bool,
     /// Why the stream cannot be read at the moment.
     pub trouble: Option<ApiError>,
 }
@@ -59,6 +60,8 @@ pub struct Inspection {
 pub struct FeedConfig {
     /// The lattice.
     pub lattice: LatticeName,
+    /// Which of its streams.
+    pub part: Part,
     /// The API, over the connection that requests use.
     pub api: JetStream,
     /// The connection that deliveries come over, apart from the requests'.
@@ -85,23 +88,26 @@ impl Feed {
         impl Future<Output = ()> + Send + use<>,
         impl Future<Output = ()> + Send + use<>,
     ) {
-        let want = cache_stream::stream_config(&config.lattice, "memory");
+        let want = config
+            .part
+            .stream_config(&config.lattice, default_storage(config.part));
         let (sender, inspection) = watch::channel(Inspection {
             exists: true,
-            drift: drift::compare(&want, &info.config),
+            drift: drift::compare(config.part, &want, &info.config),
             config: info.config.clone(),
-            is_migrating: false,
+            has_rival: false,
             trouble: None,
         });
         let ended = stop.child_token();
         let worker = Worker {
-            stream: cache_stream::stream_name(&config.lattice),
-            subject_prefix: cache_stream::subject_prefix(&config.lattice),
+            stream: config.part.stream_name(&config.lattice),
+            subject_prefix: config.part.subject_prefix(&config.lattice),
             want,
             config,
             mirror: Arc::new(Mirror::new()),
             wake: Arc::default(),
             listing: Arc::default(),
+            disturbed: Arc::default(),
             inspection: Arc::new(sender),
             ended,
         };
@@ -147,6 +153,16 @@ impl Feed {
         Ok(())
     }
 
+    /// Ends as if the stream were gone, so that the next call finds out anew what there is.
+    pub fn end(&self) {
+        self.worker.end();
+    }
+
+    /// When the stream last had a leader elected, as far as was noticed.
+    pub fn disturbed(&self) -> Option<Instant> {
+        *self.worker.disturbed.lock()
+    }
+
     /// Takes out of the mirror what this gateway removed from the stream.
     pub fn removed(&self, tokens: &str, sequence: u64) {
         self.worker
@@ -170,6 +186,8 @@ struct Worker {
     wake: Arc<Notify>,
     /// Held while the stream's subjects are listed for a call: the others that noticed the same wait.
     listing: Arc<tokio::sync::Mutex<()>>,
+    /// When the stream last had a leader elected, as far as is known.
+    disturbed: Arc<Mutex<Option<Instant>>>,
     inspection: Arc<watch::Sender<Inspection>>,
     ended: CancellationToken,
 }
@@ -238,7 +256,7 @@ impl Worker {
         // After the consumer was made: a stream made again in between would have taken the consumer with it.
         let told = api.stream_info_not_behind(&self.stream, || self.mirror.position());
         let info = told.await?.info;
-        let contents = Contents::new(info.epoch(&self.stream));
+        let contents = Contents::new(self.config.part, info.epoch(&self.stream));
 
         let mut follower = Follower {
             worker: self,
@@ -286,6 +304,10 @@ impl Worker {
 
     fn end_gone(&self) {
         warn!(stream = %self.stream, "the stream is gone");
+        self.end();
+    }
+
+    fn end(&self) {
         self.inspection
             .send_modify(|inspection| inspection.exists = false);
         self.ended.cancel();
@@ -301,7 +323,7 @@ impl Worker {
                     self.inspect(&mut listing_due).await;
                     tokio::select! {
                         () = sleep(INSPECTION_INTERVAL) => {}
-                        () = any_of(&mut advisories) => {}
+                        advisory = any_of(&mut advisories) => self.notice(&advisory),
                     }
                 }
             })
@@ -310,7 +332,7 @@ impl Worker {
 
     async fn advisories(&self) -> Vec<Subscriber> {
         let mut subscribers = Vec::new();
-        for subject in advisories(&self.config.lattice) {
+        for subject in advisories(&self.config.lattice, self.config.part) {
             match self.config.deliveries.subscribe(subject).await {
                 Ok(subscriber) => subscribers.push(subscriber),
                 Err(failed) => warn!(?failed, "no advisories: changes are noticed by asking"),
@@ -324,14 +346,16 @@ impl Worker {
         let found = async {
             let told = api.stream_info_not_behind(&self.stream, || self.mirror.position());
             let told = told.await?;
-            let bucket = api.stream_info(&bucket_stream(&self.config.lattice)).await;
-            match bucket {
+            let Some(rival) = rival(&self.config.lattice, self.config.part) else {
+                return Ok((told, false));
+            };
+            match api.stream_info(&rival).await {
                 Ok(_) => Ok((told, true)),
                 Err(error) if error.is_stream_not_found() => Ok((told, false)),
                 Err(error) => Err(error),
             }
         };
-        let (told, is_migrating) = match found.await {
+        let (told, has_rival) = match found.await {
             Ok(found) => found,
             Err(error) if error.is_stream_not_found() => return self.end_gone(),
             Err(error) => {
@@ -341,11 +365,12 @@ impl Worker {
                 return;
             }
         };
-        self.note(&told.info, is_migrating);
-        let held = self.mirror.read(Contents::messages);
+        self.note(&told.info, has_rival);
+        let held = self.mirror.read(Contents::subjects);
         if told.is_other_story {
             self.wake.notify_one();
-        } else if held.is_some_and(|held| held != told.info.state.messages) && Instant::now() >= *listing_due
+        } else if held.is_some_and(|held| held != told.info.state.num_subjects)
+            && Instant::now() >= *listing_due
         {
             // Under load the numbers differ without anything being gone, and a long list takes its time.
             let began = Instant::now();
@@ -356,18 +381,25 @@ impl Worker {
         }
     }
 
-    fn note(&self, info: &StreamInfo, is_migrating: bool) {
-        let drift = drift::compare(&self.want, &info.config);
+    /// A host whose watch is not back yet after an election can go deaf by a write.
+    fn notice(&self, advisory: &Message) {
+        if advisory.subject.starts_with(LEADER_ELECTED) {
+            *self.disturbed.lock() = Some(Instant::now());
+        }
+    }
+
+    fn note(&self, info: &StreamInfo, has_rival: bool) {
+        let drift = drift::compare(self.config.part, &self.want, &info.config);
         self.inspection.send_if_modified(|inspection| {
             let is_news = inspection.drift != drift
-                || inspection.is_migrating != is_migrating
+                || inspection.has_rival != has_rival
                 || inspection.trouble.is_some();
             if inspection.drift != drift {
                 warn!(stream = %self.stream, ?drift, "the stream's configuration has changed");
             }
             inspection.drift = drift;
             inspection.config = info.config.clone();
-            inspection.is_migrating = is_migrating;
+            inspection.has_rival = has_rival;
             inspection.trouble = None;
             is_news
         });
@@ -488,7 +520,7 @@ impl Follower<'_> {
             });
         }
         if let Some(contents) = self.reading.take() {
-            debug!(stream = %self.worker.stream, messages = contents.messages(), "the stream was read");
+            debug!(stream = %self.worker.stream, messages = contents.subjects(), "the stream was read");
             self.worker.mirror.exchange(contents);
         }
         Ok(())
@@ -533,10 +565,20 @@ fn put_all(contents: &mut Contents, batch: &[(Place, &str, &Message)]) {
             tokens,
             sequence: place.sequence,
             unix_nanos: place.unix_nanos,
+            is_marker: is_marker(message),
             body: &message.payload,
             evidence,
         });
     }
+}
+
+/// Whether a bucket's message tells that its key is gone: deleted or purged by somebody, or aged.
+fn is_marker(message: &Message) -> bool {
+    let Some(headers) = &message.headers else {
+        return false;
+    };
+    let operation = headers.get("KV-Operation").map(|value| value.as_str());
+    matches!(operation, Some("DEL" | "PURGE")) || headers.get("Nats-Marker-Reason").is_some()
 }
 
 /// Where a delivery stands, from its reply subject (NATS ADR-15):
@@ -569,21 +611,34 @@ impl Place {
     }
 }
 
+const LEADER_ELECTED: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.";
+
 /// The subjects on which JetStream tells at once what the inspector would find: of the stream whatever happens to it, of
-/// the bucket that it is there.
-pub fn advisories(lattice: &LatticeName) -> [String; 2] {
-    [
-        format!(
-            "$JS.EVENT.ADVISORY.STREAM.*.{}",
-            cache_stream::stream_name(lattice)
-        ),
-        format!("$JS.EVENT.ADVISORY.STREAM.CREATED.{}", bucket_stream(lattice)),
-    ]
+/// another layout's that it is there.
+pub fn advisories(lattice: &LatticeName, part: Part) -> Vec<String> {
+    let mut subjects = vec![format!(
+        "$JS.EVENT.ADVISORY.STREAM.*.{}",
+        part.stream_name(lattice)
+    )];
+    subjects.extend(rival(lattice, part).map(|rival| format!("$JS.EVENT.ADVISORY.STREAM.CREATED.{rival}")));
+    subjects
 }
 
-/// The stream behind the bucket in which later hosts keep a lattice.
-pub fn bucket_stream(lattice: &LatticeName) -> String {
-    format!("KV_LATTICEDATA_{lattice}")
+/// The stream of another layout, beside which the lattice's layout cannot be told. The bucket's two layouts share it.
+pub fn rival(lattice: &LatticeName, part: Part) -> Option<String> {
+    match part {
+        Part::CacheStream => Some(bucket::stream_name(bucket::DATA, lattice)),
+        Part::Kv | Part::Component => Some(Layout::CacheStream.main().stream_name(lattice)),
+        Part::Configs => None,
+    }
+}
+
+/// Where hosts keep it.
+fn default_storage(part: Part) -> &'static str {
+    match part.is_bucket() {
+        true => "file",
+        false => "memory",
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -591,13 +646,13 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// Resolves when any of them receives something.
-async fn any_of(subscribers: &mut [Subscriber]) {
+async fn any_of(subscribers: &mut [Subscriber]) -> Message {
     let mut next = subscribers
         .iter_mut()
         .map(StreamExt::next)
         .collect::<futures_util::stream::FuturesUnordered<_>>();
     match next.next().await {
-        Some(Some(_message)) => {}
+        Some(Some(message)) => message,
         Some(None) | None => std::future::pending().await,
     }
 }

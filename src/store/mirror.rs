@@ -16,11 +16,14 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     evidence::{Applied, Evidence, Past, is_behind},
-    layout::{Decoded, cache_stream},
+    layout::{Decoded, Part},
     witness::Witness,
 };
 use crate::{
-    domain::{Entry, EntryKey, Epoch, Etag, Kind, Revision, revision::Tag},
+    domain::{
+        ComponentRecord, Entry, EntryKey, Epoch, Etag, InterfaceLink, InterfaceLinkId, Kind, Revision,
+        component::StoredLink, revision::Tag,
+    },
     safeguard::Safeguard,
 };
 
@@ -33,6 +36,8 @@ pub struct Delivery<'a> {
     pub sequence: u64,
     /// When the stream stored it, Unix nanoseconds.
     pub unix_nanos: i64,
+    /// Whether it is the marker of a bucket that its key is gone.
+    pub is_marker: bool,
     /// The body.
     pub body: &'a [u8],
     /// The value of the evidence header.
@@ -58,10 +63,7 @@ struct Carrier {
     is_home: bool,
     sequence: u64,
     unix_nanos: i64,
-    /// Of a tombstone: what it tells of the entry that it ended.
-    entry: Arc<Entry>,
-    is_tombstone: bool,
-    is_plain: bool,
+    state: State,
     tag: Tag,
     /// Encoded, since it is small that way and seldom looked at.
     evidence: Option<Box<[u8]>>,
@@ -76,6 +78,38 @@ impl Carrier {
     fn past(&self) -> Option<Past> {
         let evidence = Evidence::decode(self.evidence.as_deref()?)?;
         Some(evidence.into_past(self.sequence, self.unix_millis()))
+    }
+}
+
+/// What a message makes of its entry.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// It stands.
+    Stands {
+        /// What it says.
+        entry: Arc<Entry>,
+        /// Whether the message says just that, see [`Decoded::Put`].
+        is_plain: bool,
+    },
+    /// It is absent.
+    Gone {
+        /// What it said, as far as that is known.
+        entry: Option<Arc<Entry>>,
+    },
+}
+
+impl State {
+    /// Whether the entry is absent.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone { .. })
+    }
+
+    /// What the entry says, or said.
+    pub fn entry(&self) -> Option<&Arc<Entry>> {
+        match self {
+            Self::Stands { entry, .. } => Some(entry),
+            Self::Gone { entry } => entry.as_ref(),
+        }
     }
 }
 
@@ -118,6 +152,8 @@ pub struct View {
     pub winner: Option<Winner>,
     /// The sequence of the home message; 0 for none.
     pub home_sequence: u64,
+    /// What is on the home and says nothing of the entry.
+    pub squatter: Option<Squatter>,
     /// The calls on record.
     pub past: Past,
     /// Where the call was applied before, by the record or by what this mirror has seen.
@@ -126,21 +162,26 @@ pub struct View {
     pub witnessed_since: Option<i64>,
 }
 
+/// What is on an entry's home in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Squatter {
+    /// A message that hosts cannot use, or that says nothing.
+    Unusable,
+    /// Another entry, which stands.
+    Entry(Arc<EntryKey>),
+}
+
 /// The message that wins the fold of an entry.
 #[derive(Clone, Debug)]
 pub struct Winner {
     /// Where it is.
     pub revision: Revision,
+    /// Identifies what it made of the entry.
+    pub etag: Etag,
     /// When the stream stored it, Unix nanoseconds; `None` where the mirror has not seen it yet.
     pub unix_nanos: Option<i64>,
-    /// Which write it was.
-    pub tag: Tag,
-    /// What it says; of a tombstone, what that tells of the entry that it ended.
-    pub entry: Arc<Entry>,
-    /// Whether the entry is absent since.
-    pub is_tombstone: bool,
-    /// Whether the message says just that, see [`Decoded::Put`].
-    pub is_plain: bool,
+    /// What it made of the entry.
+    pub state: State,
 }
 
 impl View {
@@ -153,6 +194,7 @@ impl View {
             },
             winner: None,
             home_sequence: 0,
+            squatter: None,
             past: Past::default(),
             applied: None,
             witnessed_since: None,
@@ -174,17 +216,43 @@ impl View {
 }
 
 impl Winner {
-    /// The entry, unless this is a tombstone.
+    /// A message that makes its whole entry, of which the etag tells place and write.
+    pub fn of_message(revision: Revision, tag: Tag, unix_nanos: Option<i64>, state: State) -> Self {
+        let etag = Etag { revision, tag };
+        Self {
+            revision,
+            etag,
+            unix_nanos,
+            state,
+        }
+    }
+
+    /// The entry, where it stands.
     pub fn standing(&self) -> Option<Standing> {
-        (!self.is_tombstone).then(|| Standing {
-            entry: Arc::clone(&self.entry),
-            is_plain: self.is_plain,
-            etag: Etag {
+        match &self.state {
+            State::Stands { entry, is_plain } => Some(Standing {
+                entry: Arc::clone(entry),
+                is_plain: *is_plain,
+                etag: self.etag,
                 revision: self.revision,
-                tag: self.tag,
+                unix_nanos: self.unix_nanos,
+            }),
+            State::Gone { .. } => None,
+        }
+    }
+}
+
+impl From<Standing> for Winner {
+    fn from(standing: Standing) -> Self {
+        Self {
+            revision: standing.revision,
+            etag: standing.etag,
+            unix_nanos: standing.unix_nanos,
+            state: State::Stands {
+                entry: standing.entry,
+                is_plain: standing.is_plain,
             },
-            unix_nanos: self.unix_nanos,
-        })
+        }
     }
 }
 
@@ -195,8 +263,10 @@ pub struct Standing {
     pub entry: Arc<Entry>,
     /// Whether the message says just that, see [`Decoded::Put`].
     pub is_plain: bool,
-    /// Identifies this state; holds the revision.
+    /// Identifies this state.
     pub etag: Etag,
+    /// Where it was last written.
+    pub revision: Revision,
     /// When the stream stored it, Unix nanoseconds; `None` where that is not known yet.
     pub unix_nanos: Option<i64>,
 }
@@ -230,8 +300,8 @@ pub struct Stale {
 pub struct Told {
     /// The last sequence.
     pub last: Revision,
-    /// How many messages there are.
-    pub messages: u64,
+    /// How many subjects have a message.
+    pub subjects: u64,
 }
 
 /// What is on a subject.
@@ -245,15 +315,21 @@ struct Held {
 #[derive(Debug)]
 enum Says {
     Entry(Arc<EntryKey>),
+    /// That an entry is gone whose name is not known.
+    Unnamed,
     Malformed,
+    Nothing,
 }
 
 /// Everything one incarnation of a stream holds.
 #[derive(Debug)]
 pub struct Contents {
+    part: Part,
     epoch: Epoch,
     position: u64,
     entries: BTreeMap<Arc<EntryKey>, Slot>,
+    /// What tells that an entry is gone whose name is not known, by the subject behind the lattice's prefix.
+    unnamed: HashMap<Arc<str>, Slot>,
     held: HashMap<Arc<str>, Held>,
     malformed: BTreeMap<u64, Malformed>,
     /// Entries with more than one carrier.
@@ -263,11 +339,13 @@ pub struct Contents {
 
 impl Contents {
     /// Nothing yet of an incarnation.
-    pub fn new(epoch: Epoch) -> Self {
+    pub fn new(part: Part, epoch: Epoch) -> Self {
         Self {
+            part,
             epoch,
             position: 0,
             entries: BTreeMap::new(),
+            unnamed: HashMap::new(),
             held: HashMap::new(),
             malformed: BTreeMap::new(),
             crowded: BTreeSet::new(),
@@ -283,38 +361,47 @@ impl Contents {
         self.witness.see(
             delivery.sequence,
             delivery.unix_millis(),
-            evidence.as_ref().map(|evidence| evidence.own),
+            evidence.iter().flat_map(Evidence::calls),
         );
-        let (key, entry, is_tombstone, is_plain) = match cache_stream::decode(delivery.tokens, delivery.body)
-        {
-            Decoded::Put { key, entry, is_plain } => (key, Arc::new(entry), false, is_plain),
-            Decoded::Deleted { key, entry } => (key, Arc::new(entry), true, true),
-            Decoded::Malformed(reason) => {
-                self.take_out(delivery.tokens);
-                let held = Held {
-                    sequence: delivery.sequence,
-                    unix_millis: delivery.unix_millis(),
-                    says: Says::Malformed,
-                };
-                self.held.insert(Arc::clone(&tokens), held);
-                let malformed = Malformed {
-                    tokens,
-                    sequence: delivery.sequence,
-                    reason,
-                };
-                self.malformed.insert(delivery.sequence, malformed);
-                return;
+        let decoded = self
+            .part
+            .decode(delivery.tokens, delivery.is_marker, delivery.body);
+        let (key, state) = match decoded {
+            Decoded::Put { key, entry, is_plain } => {
+                let entry = Arc::new(entry);
+                (Some(Arc::new(key)), State::Stands { entry, is_plain })
             }
+            Decoded::Deleted { key, entry } => {
+                let entry = entry.map(Arc::new).or_else(|| self.said(&key));
+                (Some(Arc::new(key)), State::Gone { entry })
+            }
+            Decoded::DeletedUnnamed => {
+                let key = self.named(delivery.tokens);
+                let entry = key.as_ref().and_then(|key| self.said(key));
+                (key, State::Gone { entry })
+            }
+            Decoded::Malformed(reason) => return self.put_useless(&tokens, delivery, Some(reason)),
+            Decoded::Nothing => return self.put_useless(&tokens, delivery, None),
         };
         let vacated = self.vacate(delivery.tokens);
-        let is_home = cache_stream::home(&key).is_some_and(|home| home == delivery.tokens);
+        let is_home = key
+            .as_ref()
+            .is_none_or(|key| self.part.home(key).is_some_and(|home| home == delivery.tokens));
         let tag = match &evidence {
             Some(evidence) => Tag(evidence.own.id),
             None => Tag::of_foreign(delivery.unix_nanos.into(), delivery.body),
         };
-        let place = self.entries.entry(Arc::new(key));
-        let key = Arc::clone(place.key());
-        let slot = place.or_default();
+        let (says, slot) = match key {
+            Some(key) => {
+                let place = self.entries.entry(key);
+                let key = Arc::clone(place.key());
+                (Says::Entry(key), place.or_default())
+            }
+            None => (
+                Says::Unnamed,
+                self.unnamed.entry(Arc::clone(&tokens)).or_default(),
+            ),
+        };
         let (before, overwritten) = vacated.unzip();
         let overwritten = overwritten.flatten();
         if is_home {
@@ -323,30 +410,73 @@ impl Contents {
                 None => slot.kept = overwritten.or_else(|| slot.kept.take()),
             }
         }
-        let held = Held {
-            sequence: delivery.sequence,
-            unix_millis: delivery.unix_millis(),
-            says: Says::Entry(Arc::clone(&key)),
-        };
-        self.held.insert(Arc::clone(&tokens), held);
         // One is the rule; room for four would be the largest part of an entry.
         slot.carriers.reserve_exact(1);
         slot.carriers.push(Carrier {
-            tokens,
+            tokens: Arc::clone(&tokens),
             is_home,
             sequence: delivery.sequence,
             unix_nanos: delivery.unix_nanos,
-            entry,
-            is_tombstone,
-            is_plain,
+            state,
             tag,
             evidence: evidence.and(delivery.evidence).map(Into::into),
         });
-        if slot.carriers.len() > 1 {
-            self.crowded.insert(Arc::clone(&key));
+        let key = match &says {
+            Says::Entry(key) => Some(Arc::clone(key)),
+            Says::Unnamed | Says::Malformed | Says::Nothing => None,
+        };
+        if let Some(key) = key.as_ref().filter(|_| slot.carriers.len() > 1) {
+            self.crowded.insert(Arc::clone(key));
         }
-        if let Some(before) = before.filter(|before| *before != key) {
+        let held = Held {
+            sequence: delivery.sequence,
+            unix_millis: delivery.unix_millis(),
+            says,
+        };
+        self.held.insert(tokens, held);
+        if let Some(before) = before.flatten().filter(|before| Some(before) != key.as_ref()) {
             self.forget_if_empty(&before);
+        }
+    }
+
+    /// Takes in a message that says nothing of any entry.
+    fn put_useless(&mut self, tokens: &Arc<str>, delivery: &Delivery<'_>, reason: Option<&'static str>) {
+        self.take_out(tokens);
+        let sequence = delivery.sequence;
+        let held = Held {
+            sequence,
+            unix_millis: delivery.unix_millis(),
+            says: if reason.is_some() {
+                Says::Malformed
+            } else {
+                Says::Nothing
+            },
+        };
+        self.held.insert(Arc::clone(tokens), held);
+        if let Some(reason) = reason {
+            let tokens = Arc::clone(tokens);
+            let malformed = Malformed {
+                tokens,
+                sequence,
+                reason,
+            };
+            self.malformed.insert(sequence, malformed);
+        }
+    }
+
+    /// What an entry that stands says.
+    fn said(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        match &self.entries.get(key)?.winner()?.state {
+            State::Stands { entry, .. } => Some(Arc::clone(entry)),
+            State::Gone { .. } => None,
+        }
+    }
+
+    /// Which entry is on a subject.
+    fn named(&self, tokens: &str) -> Option<Arc<EntryKey>> {
+        match &self.held.get(tokens)?.says {
+            Says::Entry(key) => Some(Arc::clone(key)),
+            Says::Unnamed | Says::Malformed | Says::Nothing => None,
         }
     }
 
@@ -357,7 +487,7 @@ impl Contents {
         };
         let key = match &held.says {
             Says::Entry(key) => Some(Arc::clone(key)),
-            Says::Malformed => None,
+            Says::Unnamed | Says::Malformed | Says::Nothing => None,
         };
         let past = self.take_out(tokens);
         if let Some(slot) = key.and_then(|key| self.entries.get_mut(&key)) {
@@ -369,16 +499,31 @@ impl Contents {
     /// a foreign one, those kept of the gateway's message before.
     fn take_out(&mut self, tokens: &str) -> Option<Box<Past>> {
         let (key, past) = self.vacate(tokens)?;
-        self.forget_if_empty(&key);
+        if let Some(key) = key {
+            self.forget_if_empty(&key);
+        }
         past
     }
 
     /// As [`Self::take_out`], with the entry that was on the subject, whose slot stays even where it is empty now.
-    fn vacate(&mut self, tokens: &str) -> Option<(Arc<EntryKey>, Option<Box<Past>>)> {
+    #[expect(
+        clippy::type_complexity,
+        reason = "of a private function, taken apart where it is called"
+    )]
+    fn vacate(&mut self, tokens: &str) -> Option<(Option<Arc<EntryKey>>, Option<Box<Past>>)> {
         let held = self.held.remove(tokens)?;
-        let Says::Entry(key) = held.says else {
-            self.malformed.remove(&held.sequence);
-            return None;
+        let key = match held.says {
+            Says::Entry(key) => key,
+            Says::Unnamed => {
+                let mut slot = self.unnamed.remove(tokens)?;
+                let past = slot.home().and_then(Carrier::past).map(Box::new);
+                return Some((None, past.or_else(|| slot.kept.take())));
+            }
+            Says::Malformed => {
+                self.malformed.remove(&held.sequence);
+                return None;
+            }
+            Says::Nothing => return None,
         };
         let slot = self.entries.get_mut(&key)?;
         let place = slot
@@ -394,7 +539,7 @@ impl Contents {
         if slot.carriers.len() == 1 {
             self.crowded.remove(&key);
         }
-        Some((key, past))
+        Some((Some(key), past))
     }
 
     fn forget_if_empty(&mut self, key: &EntryKey) {
@@ -418,8 +563,8 @@ impl Contents {
         }
     }
 
-    /// Messages held.
-    pub fn messages(&self) -> u64 {
+    /// Subjects on which a message is held.
+    pub fn subjects(&self) -> u64 {
         u64::try_from(self.held.len()).unwrap_or(u64::MAX)
     }
 
@@ -427,27 +572,35 @@ impl Contents {
     /// since may have overwritten others: then a few that were removed may go unnoticed, and never all.
     pub fn holds_more_than(&self, told: Told) -> bool {
         let newer = self.position.saturating_sub(told.last.sequence);
-        if self.epoch != told.last.epoch || self.messages() <= told.messages {
+        if self.epoch != told.last.epoch || self.subjects() <= told.subjects {
             return false;
         }
         let is_surplus_old = || {
             let old = |held: &&Held| held.sequence <= told.last.sequence;
             let count = self.held.values().filter(old).count();
-            u64::try_from(count).is_ok_and(|count| count > told.messages)
+            u64::try_from(count).is_ok_and(|count| count > told.subjects)
         };
-        self.messages() > told.messages + newer || is_surplus_old()
+        self.subjects() > told.subjects + newer || is_surplus_old()
     }
 
     /// Looks at one entry, for the call of this id.
     pub fn view(&self, key: &EntryKey, id: [u8; 8]) -> View {
         let slot = self.entries.get(key);
         let home = slot.and_then(Slot::home).map(|home| home.sequence);
-        // What is on the home and is no carrier of the entry: malformed, or another entry's. It has to be replaced, and
-        // may have overwritten the entry's record.
-        let squatter = match home {
+        // What is on the home and is no carrier of the entry: it tells that something unnamed is gone, which can only be
+        // this entry; or it is malformed, or another entry's. Then it has to be replaced, and may have overwritten the
+        // entry's record.
+        let tokens = match home {
             Some(_) => None,
-            None => cache_stream::home(key).and_then(|tokens| self.held.get(&*tokens)),
+            None => self.part.home(key),
         };
+        let unnamed = tokens.as_deref().and_then(|tokens| self.unnamed.get(tokens));
+        let slot = unnamed.or(slot);
+        let squatter = match unnamed {
+            Some(_) => None,
+            None => tokens.as_deref().and_then(|tokens| self.held.get(tokens)),
+        };
+        let home = slot.and_then(Slot::home).map(|home| home.sequence);
         let past = slot.map(Slot::past).unwrap_or_default();
         let past = match squatter {
             Some(held) => past.forgotten_until(held.unix_millis),
@@ -457,6 +610,7 @@ impl Contents {
             position: self.position(),
             winner: slot.and_then(Slot::winner).map(|carrier| self.won(carrier)),
             home_sequence: home.or_else(|| squatter.map(|held| held.sequence)).unwrap_or(0),
+            squatter: squatter.map(|held| self.squatter(held)),
             applied: past.find(id).or_else(|| self.witness.find(id)),
             witnessed_since: self.witness.complete_since(self.position),
             past,
@@ -471,23 +625,38 @@ impl Contents {
         }
     }
 
+    fn squatter(&self, held: &Held) -> Squatter {
+        match &held.says {
+            // Elsewhere it is no other entry's home too, and can be taken.
+            Says::Entry(other) if self.part == Part::Kv && self.said(other).is_some() => {
+                Squatter::Entry(Arc::clone(other))
+            }
+            Says::Entry(_) | Says::Unnamed | Says::Malformed | Says::Nothing => Squatter::Unusable,
+        }
+    }
+
+    /// Where a call was applied, as far as this mirror has seen it.
+    pub fn witnessed(&self, id: [u8; 8]) -> Option<Applied> {
+        self.witness.find(id)
+    }
+
     /// Looks at what wins the fold of one entry.
     pub fn winner(&self, key: &EntryKey) -> Option<Winner> {
         Some(self.won(self.entries.get(key)?.winner()?))
     }
 
     fn won(&self, carrier: &Carrier) -> Winner {
-        Winner {
-            revision: self.at(carrier.sequence),
-            unix_nanos: Some(carrier.unix_nanos),
-            tag: carrier.tag,
-            entry: Arc::clone(&carrier.entry),
-            is_tombstone: carrier.is_tombstone,
-            is_plain: carrier.is_plain,
-        }
+        let revision = self.at(carrier.sequence);
+        Winner::of_message(
+            revision,
+            carrier.tag,
+            Some(carrier.unix_nanos),
+            carrier.state.clone(),
+        )
     }
 
-    /// The entries of a kind that stand, in the order of their keys, behind `after` where given.
+    /// The entries of a kind that stand, in the order of their keys, behind `after` where given. Not of interface links,
+    /// which [`Self::interface_links`] gives.
     pub fn standing(
         &self,
         kind: Kind,
@@ -506,11 +675,95 @@ impl Contents {
             })
     }
 
+    /// The interface links, in the order of their keys, behind `after` where given.
+    pub fn interface_links(
+        &self,
+        after: Option<InterfaceLinkId>,
+    ) -> impl Iterator<Item = (InterfaceLinkId, Standing)> {
+        let first = after.as_ref().map_or("", |after| &after.source_id);
+        let start = EntryKey::Component(first.into());
+        self.entries
+            .range::<EntryKey, _>((Bound::Included(start), Bound::Unbounded))
+            .take_while(|(key, _)| key.kind() == Kind::Component)
+            .filter_map(|(key, slot)| {
+                let EntryKey::Component(source) = &**key else {
+                    return None;
+                };
+                Some((source, self.won(slot.winner()?).standing()?))
+            })
+            .flat_map(|(source, of_record)| links_of(source, &of_record))
+            .skip_while(move |(id, _)| after.as_ref().is_some_and(|after| id <= after))
+    }
+
+    /// One interface link, where it stands.
+    pub fn interface_link(&self, id: &InterfaceLinkId) -> Option<Standing> {
+        let winner = self.winner(&EntryKey::Component(id.source_id.clone()))?;
+        let of_record = winner.standing()?;
+        let record = as_record(&of_record.entry)?;
+        Some(standing_link(record, record.find(id)?, &of_record))
+    }
+
+    /// The links of one source that match all but the target.
+    pub fn links_to_any_target(&self, id: &InterfaceLinkId) -> Vec<(InterfaceLinkId, Standing)> {
+        let of_record = self
+            .winner(&EntryKey::Component(id.source_id.clone()))
+            .and_then(|winner| winner.standing());
+        let Some(of_record) = of_record else {
+            return Vec::new();
+        };
+        let mut links = links_of(&id.source_id, &of_record);
+        links.retain(|(stored, _)| stored.is_same_but_target(id));
+        links
+    }
+
+    /// Links that stand in a record of another source, where no host finds them by their own: which record, and how many.
+    pub fn misfiled_links(&self) -> impl Iterator<Item = (&str, u64, usize)> {
+        let start = EntryKey::first_of(Kind::Component);
+        self.entries
+            .range::<EntryKey, _>((Bound::Included(start), Bound::Unbounded))
+            .take_while(|(key, _)| key.kind() == Kind::Component)
+            .filter_map(|(key, slot)| {
+                let (EntryKey::Component(source), winner) = (&**key, slot.winner()?) else {
+                    return None;
+                };
+                let record = as_record(winner.state.entry().filter(|_| !winner.state.is_gone())?)?;
+                let misfiled = record
+                    .links
+                    .iter()
+                    .filter(|stored| stored.id.source_id != *source);
+                let count = misfiled.count();
+                (count > 0).then_some((&**source, winner.sequence, count))
+            })
+    }
+
+    /// A link that names a config; of a lattice whose links these are.
+    pub fn link_with_config(&self, name: &str) -> Option<InterfaceLinkId> {
+        self.interface_links(None)
+            .find_map(|(id, standing)| match &*standing.entry {
+                Entry::InterfaceLink(link) => link.configs().any(|config| config == name).then_some(id),
+                Entry::Claims(_)
+                | Entry::LinkDefinition(_)
+                | Entry::OciReference(_)
+                | Entry::Config(_)
+                | Entry::Component(_) => None,
+            })
+    }
+
     /// Whether at least so many entries stand.
     pub fn has_standing(&self, count: u64) -> bool {
-        let stands = |slot: &&Slot| slot.winner().is_some_and(|winner| !winner.is_tombstone);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.entries.values().filter(stands).take(count).count() == count
+        let mut found = 0;
+        self.entries.values().any(|slot| {
+            let winner = slot.winner().filter(|winner| !winner.state.is_gone());
+            let entry = winner.and_then(|winner| winner.state.entry());
+            found += entry.map_or(0, |entry| entry.count());
+            found >= count
+        }) || count == 0
+    }
+
+    /// Whether a key stands that only hosts of another era write.
+    pub fn has_key_of(&self, prefix: &str) -> bool {
+        self.held.keys().any(|tokens| tokens.starts_with(prefix))
     }
 
     /// The messages that no host can use, by sequence.
@@ -560,6 +813,7 @@ impl Contents {
             self.witness.go_on_from(&earlier.witness);
         }
         for (key, old) in &earlier.entries {
+            self.name(key);
             let Some(slot) = self.entries.get_mut(key) else {
                 continue;
             };
@@ -569,6 +823,24 @@ impl Contents {
                 slot.kept = past.or_else(|| old.kept.clone());
             }
         }
+    }
+
+    /// Names what tells that this entry is gone.
+    fn name(&mut self, key: &Arc<EntryKey>) {
+        if self.unnamed.is_empty() {
+            return;
+        }
+        let Some((tokens, slot)) = self
+            .part
+            .home(key)
+            .and_then(|home| self.unnamed.remove_entry(&*home))
+        else {
+            return;
+        };
+        if let Some(held) = self.held.get_mut(&tokens) {
+            held.says = Says::Entry(Arc::clone(key));
+        }
+        self.entries.insert(Arc::clone(key), slot);
     }
 
     /// Whether a message stands that stood then. A memory stream whose servers all restarted begins anew with the same
@@ -587,6 +859,55 @@ impl Contents {
             epoch: self.epoch,
             sequence,
         }
+    }
+}
+
+/// The record that an entry is.
+pub fn as_record(entry: &Entry) -> Option<&ComponentRecord> {
+    match entry {
+        Entry::Component(record) => Some(record),
+        Entry::Claims(_)
+        | Entry::LinkDefinition(_)
+        | Entry::OciReference(_)
+        | Entry::InterfaceLink(_)
+        | Entry::Config(_) => None,
+    }
+}
+
+/// The links of a source's record as entries, each once, in the order of their keys.
+fn links_of(source: &str, of_record: &Standing) -> Vec<(InterfaceLinkId, Standing)> {
+    let Some(record) = as_record(&of_record.entry) else {
+        return Vec::new();
+    };
+    let mut links = record
+        .links
+        .iter()
+        .filter(|stored| *stored.id.source_id == *source)
+        .collect::<Vec<_>>();
+    links.sort_by(|one, other| one.id.cmp(&other.id));
+    links.dedup_by(|later, first| later.id == first.id);
+    links
+        .into_iter()
+        .map(|stored| (stored.id.clone(), standing_link(record, stored, of_record)))
+        .collect()
+}
+
+fn standing_link(record: &ComponentRecord, stored: &StoredLink, of_record: &Standing) -> Standing {
+    let StoredLink { id, link, .. } = stored;
+    Standing {
+        entry: Arc::new(Entry::InterfaceLink(link.clone())),
+        is_plain: !record.is_doubled(id),
+        etag: link_etag(of_record.revision.epoch, link),
+        revision: of_record.revision,
+        unix_nanos: of_record.unix_nanos,
+    }
+}
+
+/// Identifies the content of an interface link, wherever its record was last written.
+pub fn link_etag(epoch: Epoch, link: &InterfaceLink) -> Etag {
+    Etag {
+        revision: Revision { epoch, sequence: 0 },
+        tag: link.tag(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     api,
     connection::INBOX_PREFIX,
     feed,
-    layout::{cache_stream, effects},
+    layout::{Layout, Part, cache_stream},
 };
 use crate::domain::LatticeName;
 
@@ -38,7 +38,12 @@ impl Permission {
 }
 
 /// What the gateway's user needs, and nothing else.
-pub fn of_gateway(lattices: &[LatticeName], domain: Option<&str>, may_provision: bool) -> Permissions {
+pub fn of_gateway(
+    lattices: &[LatticeName],
+    layout: Layout,
+    domain: Option<&str>,
+    may_provision: bool,
+) -> Permissions {
     // A server in the domain takes the domain off before it looks at permissions; one at a leaf leaves it there.
     let mut prefixes = vec![api::prefix(None)];
     prefixes.extend(domain.map(|domain| api::prefix(Some(domain))));
@@ -51,47 +56,85 @@ pub fn of_gateway(lattices: &[LatticeName], domain: Option<&str>, may_provision:
 
     let mut publish = calls("STREAM.NAMES", "lists lattices");
     for lattice in lattices {
-        let (stream, bucket) = (cache_stream::stream_name(lattice), feed::bucket_stream(lattice));
-        let homes = cache_stream::home_patterns(lattice);
-        publish.extend(homes.map(|subject| Permission::new(subject, "writes entries")));
-        let told = effects::patterns(lattice);
-        publish.extend(told.map(|subject| Permission::new(subject, "tells of writes")));
-        publish.extend(calls(&format!("STREAM.INFO.{stream}"), "looks at the stream"));
-        publish.extend(calls(
-            &format!("STREAM.INFO.{bucket}"),
-            "looks whether hosts are migrating",
-        ));
-        if may_provision {
-            publish.extend(calls(&format!("STREAM.CREATE.{stream}"), "provisions"));
+        for part in layout.parts() {
+            publish.extend(homes(*part, lattice, domain));
         }
-        publish.extend(calls(
-            &format!("STREAM.MSG.GET.{stream}"),
-            "asks whether there is more",
-        ));
-        publish.extend(calls(
-            &format!("STREAM.MSG.DELETE.{stream}"),
-            "removes superseded copies of links",
-        ));
-        publish.extend(calls(
-            &format!("CONSUMER.CREATE.{stream}.*"),
-            "follows the stream",
-        ));
-        publish.extend(calls(
-            &format!("CONSUMER.DELETE.{stream}.*"),
-            "ends what it followed by",
-        ));
+        let told = layout.told_subjects(lattice);
         publish.extend(
-            flow_control(&stream).map(|subject| Permission::new(subject, "asks for the next deliveries")),
+            told.into_iter()
+                .map(|subject| Permission::new(subject, "tells of writes")),
         );
+        for part in Part::EXISTENCE {
+            let stream = part.stream_name(lattice);
+            publish.extend(calls(
+                &format!("STREAM.INFO.{stream}"),
+                "looks which layout there is",
+            ));
+        }
+        for part in layout.parts() {
+            let stream = part.stream_name(lattice);
+            if *part == Part::Configs {
+                publish.extend(calls(&format!("STREAM.INFO.{stream}"), "looks at the stream"));
+            }
+            if may_provision {
+                publish.extend(calls(&format!("STREAM.CREATE.{stream}"), "provisions"));
+            }
+            publish.extend(calls(
+                &format!("STREAM.MSG.GET.{stream}"),
+                "asks whether there is more, and for what is to be deleted",
+            ));
+            if *part == Part::CacheStream {
+                publish.extend(calls(
+                    &format!("STREAM.MSG.DELETE.{stream}"),
+                    "removes superseded copies of links",
+                ));
+            }
+            if *part == Part::Component {
+                publish.extend(calls(
+                    &format!("CONSUMER.LIST.{stream}"),
+                    "looks for hosts gone deaf",
+                ));
+            }
+            publish.extend(calls(
+                &format!("CONSUMER.CREATE.{stream}.*"),
+                "follows the stream",
+            ));
+            publish.extend(calls(
+                &format!("CONSUMER.DELETE.{stream}.*"),
+                "ends what it followed by",
+            ));
+            publish.extend(
+                flow_control(&stream).map(|subject| Permission::new(subject, "asks for the next deliveries")),
+            );
+        }
     }
 
     let mut subscribe = vec![Permission::new(inboxes(), "answers and deliveries")];
     for lattice in lattices {
-        subscribe.extend(
-            feed::advisories(lattice).map(|subject| Permission::new(subject, "notices changes at once")),
-        );
+        for part in layout.parts() {
+            subscribe.extend(
+                feed::advisories(lattice, *part)
+                    .into_iter()
+                    .map(|subject| Permission::new(subject, "notices changes at once")),
+            );
+        }
     }
     Permissions { publish, subscribe }
+}
+
+/// What entries are published on. Into a bucket through the domain too: a server in it takes it off.
+fn homes(part: Part, lattice: &LatticeName, domain: Option<&str>) -> Vec<Permission> {
+    let patterns = part.home_patterns(lattice);
+    let through = domain
+        .filter(|_| part.is_bucket())
+        .map(|domain| api::prefix(Some(domain)));
+    let within = through
+        .iter()
+        .flat_map(|prefix| patterns.iter().map(move |pattern| format!("{prefix}.{pattern}")))
+        .collect::<Vec<_>>();
+    let all = patterns.into_iter().chain(within);
+    all.map(|subject| Permission::new(subject, "writes entries"))
+        .collect()
 }
 
 /// What is to be denied to everybody but the gateway and hosts.
@@ -169,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_gateway_may_do_what_it_does() {
-        let permissions = of_gateway(&lattices(&["prod"]), None, false);
+        let permissions = of_gateway(&lattices(&["prod"]), Layout::CacheStream, None, false);
         assert_eq!(
             subjects(&permissions.publish),
             [
@@ -204,15 +247,15 @@ mod tests {
     fn creating_streams_is_permitted_where_asked_for_alone() {
         let create = "$JS.API.STREAM.CREATE.LATTICECACHE_prod";
         for may_provision in [false, true] {
-            let permissions = of_gateway(&lattices(&["prod"]), None, may_provision);
+            let permissions = of_gateway(&lattices(&["prod"]), Layout::CacheStream, None, may_provision);
             assert_eq!(subjects(&permissions.publish).contains(&create), may_provision);
         }
     }
 
     #[test]
     fn in_a_domain_each_call_is_permitted_with_and_without_it() {
-        let without = of_gateway(&lattices(&["a", "b"]), None, true);
-        let within = of_gateway(&lattices(&["a", "b"]), Some("hub"), true);
+        let without = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, None, true);
+        let within = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, Some("hub"), true);
         let expected = without.publish.iter().flat_map(|permission| {
             let subject = permission.subject.clone();
             let of_domain = subject
@@ -227,7 +270,10 @@ mod tests {
     #[test]
     fn nothing_is_permitted_or_denied_beyond_the_lattices_named() {
         let lattices = lattices(&["a", "b"]);
-        let (gateway, others) = (of_gateway(&lattices, None, true), kept_from_others(&lattices));
+        let (gateway, others) = (
+            of_gateway(&lattices, Layout::CacheStream, None, true),
+            kept_from_others(&lattices),
+        );
         for permission in gateway.publish.iter().chain(&others.publish) {
             let subject = permission.subject.as_str();
             let names_one = subject

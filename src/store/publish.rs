@@ -13,6 +13,7 @@ use super::{
     api::ErrorBody,
     connection::{Connection, RequestFailed},
     evidence::{self, Evidence},
+    layout::Marker,
 };
 use crate::safeguard::Safeguard;
 
@@ -29,6 +30,8 @@ pub struct Outgoing<'a> {
     pub expected_sequence: u64,
     /// The calls on record.
     pub evidence: &'a Evidence,
+    /// Where it tells that a bucket's key is gone.
+    pub marker: Option<Marker>,
     /// The value.
     pub body: Bytes,
 }
@@ -92,6 +95,14 @@ pub async fn publish(connection: &Connection, message: Outgoing<'_>, timeout: Du
             "Nats-Expected-Last-Subject-Sequence",
             &expected_sequence,
         );
+    }
+    match message.marker {
+        None => {}
+        Some(Marker::Delete) => insert(&mut headers, "KV-Operation", "DEL"),
+        Some(Marker::Purge) => {
+            insert(&mut headers, "KV-Operation", "PURGE");
+            insert(&mut headers, "Nats-Rollup", "sub");
+        }
     }
     insert(&mut headers, evidence::HEADER, &message.evidence.encode());
     send(connection, message.subject, headers, message.body, timeout).await

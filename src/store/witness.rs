@@ -34,7 +34,7 @@ struct Run {
 
 impl Witness {
     /// Sees a message; in the order of the sequences.
-    pub fn see(&mut self, sequence: u64, unix_millis: i64, own: Option<Stamp>) {
+    pub fn see(&mut self, sequence: u64, unix_millis: i64, calls: impl IntoIterator<Item = Stamp>) {
         if sequence <= self.position {
             return;
         }
@@ -46,7 +46,7 @@ impl Witness {
             });
         }
         self.position = sequence;
-        if let Some(stamp) = own.filter(|stamp| !stamp.generated) {
+        for stamp in calls.into_iter().filter(|stamp| !stamp.generated) {
             self.keep(Applied {
                 stamp,
                 sequence,
@@ -104,7 +104,7 @@ impl Witness {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::evidence::NO_ENTRY, *};
 
     const OLD: i64 = 1_000;
 
@@ -113,6 +113,7 @@ mod tests {
             id: [name; 8],
             fingerprint: [0; 8],
             generated: false,
+            entry: NO_ENTRY,
         }
     }
 

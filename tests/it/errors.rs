@@ -336,8 +336,12 @@ async fn of_other_calls(gateway: &TestGateway) -> Vec<Told> {
 async fn of_a_broken_wire() -> Vec<Told> {
     let nats = Nats::start().await;
     let wire = Wire::to(nats.port()).await;
-    let gateway = TestGateway::with(Config::dev(wire.url(), Some(Storage::Memory))).await;
-    let mut narrow = Config::dev(wire.url(), Some(Storage::Memory));
+    let gateway = TestGateway::with(Config::dev(
+        wire.url(),
+        Some(gateway::new_lattice(Storage::Memory)),
+    ))
+    .await;
+    let mut narrow = Config::dev(wire.url(), Some(gateway::new_lattice(Storage::Memory)));
     narrow.calls.in_flight_max = 1;
     let narrow = TestGateway::with(narrow).await;
     gateway

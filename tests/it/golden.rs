@@ -10,7 +10,7 @@ use lattice_gateway::{
         PutClaimsRequest, SetOciReferenceRequest, WriteResult,
         put_claims_request::{Precondition, Source},
     },
-    store::evidence::{Applied, Evidence, Past, Stamp},
+    store::evidence::{Applied, Evidence, NO_ENTRY, Past, Stamp},
 };
 use pbjson_types::Timestamp;
 use serde_json::{Value, json};
@@ -206,9 +206,11 @@ async fn a_delete_is_a_full_tombstone_that_carries_the_put_on_record() {
         id: id.to_be_bytes(),
         fingerprint: fingerprint.to_be_bytes(),
         generated: false,
+        entry: NO_ENTRY,
     };
     let evidence = Evidence {
         own: stamp(0x486a_382e_cc1d_bd48, 0x93e5_f55f_0210_917d),
+        others: Vec::new(),
         // The put began the entry: what had been there before it was on no record.
         past: Past::default().forgotten_until(stored_at).with(Applied {
             stamp: stamp(0xa222_a11d_5365_a9e6, 0xdf7c_3c50_c0d1_5028),

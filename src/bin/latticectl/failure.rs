@@ -390,6 +390,10 @@ fn hint(reason: ErrorReason) -> Option<&'static str> {
         }
         ErrorReason::RateLimited => "nothing was applied; wait, or have the caller's limits raised",
         ErrorReason::ReadTimedOut => "give a longer --timeout, or accept an older answer",
+        ErrorReason::LinkConflict => "delete {entry} first, or give another --name",
+        ErrorReason::AmbiguousLink => "give a --target: {targets}",
+        ErrorReason::ConfigNotFound => "run: latticectl config put, for each of {configs}",
+        ErrorReason::ConfigInUse => "delete the links that name it first, or give --force",
         ErrorReason::Internal => "look for call_id {call_id} in the gateway's log",
         ErrorReason::InvalidField
         | ErrorReason::ClaimsInvalid
@@ -431,7 +435,11 @@ fn exit_of_reason(reason: ErrorReason) -> Exit {
         ErrorReason::EtagMismatch
         | ErrorReason::EntryExists
         | ErrorReason::OutcomeSuperseded
-        | ErrorReason::Contention => Exit::Conflict,
+        | ErrorReason::Contention
+        | ErrorReason::LinkConflict
+        | ErrorReason::AmbiguousLink
+        | ErrorReason::ConfigNotFound
+        | ErrorReason::ConfigInUse => Exit::Conflict,
         ErrorReason::Overloaded
         | ErrorReason::BackendUnavailable
         | ErrorReason::ShuttingDown

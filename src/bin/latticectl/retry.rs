@@ -50,6 +50,10 @@ fn class_of_reason(reason: ErrorReason) -> Class {
         | ErrorReason::EntryNotFound
         | ErrorReason::EntryExists
         | ErrorReason::EtagMismatch
+        | ErrorReason::LinkConflict
+        | ErrorReason::AmbiguousLink
+        | ErrorReason::ConfigNotFound
+        | ErrorReason::ConfigInUse
         | ErrorReason::OutcomeSuperseded => Class::Settled,
         ErrorReason::InvalidField
         | ErrorReason::LimitExceeded

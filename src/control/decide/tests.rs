@@ -10,7 +10,7 @@ use crate::{
     },
     store::{
         evidence::{Past, Stamp},
-        mirror::Winner,
+        mirror::{State, Winner},
     },
 };
 
@@ -48,6 +48,8 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         retry: None,
         validity: None,
         entries_max: None,
+        any_target: false,
+        condition: Condition::None,
         trail: Trail::default(),
     }
 }
@@ -68,13 +70,13 @@ fn view(entry: Option<Arc<Entry>>, past: Past) -> View {
     View {
         position: at(9),
         home_sequence: if entry.is_some() { 9 } else { 0 },
-        winner: entry.map(|entry| Winner {
-            revision: at(9),
-            unix_nanos: Some(0),
-            tag: Tag([9; 8]),
-            entry,
-            is_tombstone: false,
-            is_plain: true,
+        squatter: None,
+        winner: entry.map(|entry| {
+            let state = State::Stands {
+                entry,
+                is_plain: true,
+            };
+            Winner::of_message(at(9), Tag([9; 8]), Some(0), state)
         }),
         applied: past.find(put("").intent.stamp.id),
         witnessed_since: None,
@@ -89,6 +91,7 @@ fn known(trusted_issuers: &TrustedIssuers) -> Known<'_> {
         unknown_publish: None,
         now_unix_seconds: NOW / 1_000,
         trusted_issuers,
+        unmet: None,
     }
 }
 

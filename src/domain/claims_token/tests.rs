@@ -107,6 +107,7 @@ fn an_actor_is_flattened_as_hosts_do() {
             tags: "demo,http".into(),
             revision: "4".into(),
             version: Some("0.3.4".into()),
+            ..Claims::default()
         }
     );
     assert_eq!(token.validity.issuer.as_str(), account().public_key());
@@ -139,6 +140,8 @@ fn a_provider_has_neither_alias_nor_capabilities_nor_tags() {
             tags: "".into(),
             revision: "1".into(),
             version: Some("0.14.0".into()),
+            contract_id: "wasmcloud:httpserver".into(),
+            ..Claims::default()
         }
     );
 }
@@ -162,6 +165,7 @@ fn what_a_token_leaves_out_is_empty() {
                 tags: "".into(),
                 revision: ISSUED_AT.to_string().into(),
                 version: Some("".into()),
+                ..Claims::default()
             }
         );
     }

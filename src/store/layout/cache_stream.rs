@@ -19,9 +19,9 @@
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Decoded, first_wins};
+use super::{Decoded, members::Members};
 use crate::domain::{
     Claims, Entry, EntryKey, LatticeName, LinkDefinition, LinkId, OciReference, hash::LengthPrefixed,
     link_definition::Values,
@@ -74,6 +74,7 @@ pub fn home(key: &EntryKey) -> Option<String> {
         EntryKey::OciReference(url) => {
             (!url.is_empty()).then(|| format!("{REFERENCES}.{}", BASE64URL_NOPAD.encode(url.as_bytes())))
         }
+        EntryKey::InterfaceLink(_) | EntryKey::Config(_) | EntryKey::Component(_) => None,
     }
 }
 
@@ -97,7 +98,7 @@ pub fn put_body(key: &EntryKey, entry: &Entry) -> Option<Bytes> {
             oci_url,
             public_key: &reference.public_key,
         }),
-        (EntryKey::Claims(_) | EntryKey::LinkDefinition(_) | EntryKey::OciReference(_), _) => None,
+        (_, _) => None,
     };
     body.map(Bytes::from)
 }
@@ -109,7 +110,7 @@ pub fn delete_body(key: &EntryKey, current: &Entry) -> Option<Bytes> {
         (EntryKey::LinkDefinition(id), Entry::LinkDefinition(link)) => {
             link_body(id, &link.provider_id, None).map(Bytes::from)
         }
-        (EntryKey::Claims(_) | EntryKey::LinkDefinition(_) | EntryKey::OciReference(_), _) => None,
+        (_, _) => None,
     }
 }
 
@@ -226,6 +227,7 @@ fn read_claims(key: &str, body: &[u8]) -> Result<Decoded, &'static str> {
         tags: body.text("tags"),
         revision: body.text("rev"),
         version,
+        ..Claims::default()
     };
     Ok(Decoded::Put {
         key: EntryKey::Claims(key.into()),
@@ -247,7 +249,10 @@ fn read_link(body: &[u8]) -> Result<Decoded, &'static str> {
             provider_id: body.text("provider_id"),
             values: Values::default(),
         });
-        return Ok(Decoded::Deleted { key, entry });
+        return Ok(Decoded::Deleted {
+            key,
+            entry: Some(entry),
+        });
     }
     if !body.object.contains_key("provider_id") {
         return Err("a link lacks provider_id");
@@ -264,7 +269,7 @@ fn read_link(body: &[u8]) -> Result<Decoded, &'static str> {
     })
 }
 
-fn read_reference(body: &[u8]) -> Result<Decoded, &'static str> {
+pub(super) fn read_reference(body: &[u8]) -> Result<Decoded, &'static str> {
     let mut body = Members::read(body)?;
     let url = body.identity("oci_url", "a reference's oci_url is missing or no text")?;
     if !body.object.contains_key("public_key") {
@@ -278,59 +283,6 @@ fn read_reference(body: &[u8]) -> Result<Decoded, &'static str> {
         entry: Entry::OciReference(reference),
         is_plain: body.is_plain,
     })
-}
-
-/// The members of a stored body. Hosts keep whatever a member holds; here what is no text is shown as its JSON.
-struct Members {
-    object: Map<String, Value>,
-    /// Whether every text that was read was there, and a text.
-    is_plain: bool,
-}
-
-impl Members {
-    fn read(body: &[u8]) -> Result<Self, &'static str> {
-        Ok(Self {
-            object: first_wins::object(body)?,
-            is_plain: true,
-        })
-    }
-
-    fn identity(&mut self, name: &str, refusal: &'static str) -> Result<Box<str>, &'static str> {
-        if let Some(Value::String(text)) = self.object.remove(name) {
-            Ok(text.into())
-        } else {
-            Err(refusal)
-        }
-    }
-
-    fn text(&mut self, name: &str) -> Box<str> {
-        let value = self.object.remove(name).unwrap_or_default();
-        self.loose(value)
-    }
-
-    /// Hosts up to 0.57.0 stored `null` or anything else that came; what is no object has no values to show.
-    fn values(&mut self, values: Value) -> Values {
-        if let Value::Object(values) = values {
-            values
-                .into_iter()
-                .map(|(key, value)| (key, self.loose(value)))
-                .collect()
-        } else {
-            self.is_plain = false;
-            Values::default()
-        }
-    }
-
-    fn loose(&mut self, value: Value) -> Box<str> {
-        self.is_plain &= value.is_string();
-        match value {
-            Value::String(text) => text.into(),
-            Value::Null => "".into(),
-            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                other.to_string().into()
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -361,6 +313,7 @@ mod tests {
             tags: "".into(),
             revision: "4".into(),
             version: Some("0.3.4".into()),
+            ..Claims::default()
         }));
         assert_eq!(home(&key).unwrap(), format!("claims.{ACTOR}"));
         assert_eq!(
@@ -439,10 +392,10 @@ mod tests {
             decode("linkdefs.x", doubled),
             Decoded::Deleted {
                 key: link("M", "c", "n"),
-                entry: Entry::LinkDefinition(LinkDefinition {
+                entry: Some(Entry::LinkDefinition(LinkDefinition {
                     provider_id: "V".into(),
                     values: Values::default(),
-                }),
+                })),
             }
         );
         let null_version = br#"{"call_alias":"","version":null,"rev":7}"#;
@@ -503,7 +456,7 @@ mod tests {
                 decode(&tokens, &delete_body(&key, &entry).unwrap()),
                 Decoded::Deleted {
                     key,
-                    entry: Entry::LinkDefinition(LinkDefinition { provider_id: provider.into(), values: Values::default() }),
+                    entry: Some(Entry::LinkDefinition(LinkDefinition { provider_id: provider.into(), values: Values::default() })),
                 }
             );
         }

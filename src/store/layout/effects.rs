@@ -151,7 +151,8 @@ fn event(
     })
 }
 
-fn token(text: &str) -> Option<&str> {
+/// Whether a text is one subject token.
+pub(super) fn token(text: &str) -> Option<&str> {
     let is_token = !text.is_empty()
         && text
             .bytes()

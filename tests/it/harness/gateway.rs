@@ -6,10 +6,12 @@ use data_encoding::HEXLOWER;
 use lattice_gateway::{
     app::{self, Running},
     config::Config,
-    control::lattices::Storage,
+    control::lattices::{Layout, NewLattice, Storage},
     proto::{
         ErrorReason, LinkDefinition, PutLinkDefinitionRequest, PutLinkDefinitionResponse,
-        claims_service_client::ClaimsServiceClient, lattice_service_client::LatticeServiceClient,
+        claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
+        interface_link_service_client::InterfaceLinkServiceClient,
+        lattice_service_client::LatticeServiceClient,
         link_definition_service_client::LinkDefinitionServiceClient,
         oci_reference_service_client::OciReferenceServiceClient,
     },
@@ -56,18 +58,35 @@ impl Interceptor for Bearer {
     }
 }
 
+/// A lattice as hosts 0.50 to 0.59 keep it.
+pub fn new_lattice(storage: Storage) -> NewLattice {
+    NewLattice {
+        layout: Layout::CacheStream,
+        storage: Some(storage),
+    }
+}
+
 /// The token of the caller `tests`.
 pub const TOKEN: &str = "the-token-of-the-tests";
 
 impl TestGateway {
     /// As `dev` serves on its own server: the first write creates a lattice's stream.
     pub async fn dev(nats: &Nats) -> Self {
-        Self::with(Config::dev(nats.url(), Some(Storage::Memory))).await
+        Self::with(Config::dev(nats.url(), Some(new_lattice(Storage::Memory)))).await
     }
 
     /// As `dev` serves on its own server, with streams kept in files.
     pub async fn dev_on_files(nats: &Nats) -> Self {
-        Self::with(Config::dev(nats.url(), Some(Storage::File))).await
+        Self::with(Config::dev(nats.url(), Some(new_lattice(Storage::File)))).await
+    }
+
+    /// As `dev --layout` serves on its own server.
+    pub async fn dev_with(nats: &Nats, layout: Layout) -> Self {
+        let new = NewLattice {
+            layout,
+            storage: None,
+        };
+        Self::with(Config::dev(nats.url(), Some(new))).await
     }
 
     /// As `dev --nats-url` serves: only `ProvisionLattice` creates streams.
@@ -127,6 +146,14 @@ impl TestGateway {
             channel,
             bearer: Bearer::default(),
         }
+    }
+
+    pub fn interface_links(&self) -> InterfaceLinkServiceClient<Wire> {
+        InterfaceLinkServiceClient::new(self.wire())
+    }
+
+    pub fn configs(&self) -> ConfigServiceClient<Wire> {
+        ConfigServiceClient::new(self.wire())
     }
 
     pub fn links(&self) -> LinkDefinitionServiceClient<Wire> {

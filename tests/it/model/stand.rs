@@ -16,6 +16,7 @@ use lattice_gateway::{
         PutLinkDefinitionRequest, SetOciReferenceRequest, WriteResult, consistency::Requirement,
         put_claims_request::Source,
     },
+    store::layout::ClaimsForm,
 };
 use serde_json::{Value, json};
 
@@ -71,6 +72,8 @@ impl Stand {
                 layout: None,
                 sweep,
                 effects: true,
+                settle: std::time::Duration::ZERO,
+                claims_form: ClaimsForm::Short,
                 upstream: None,
             };
             let mut config = Config::dev(nats.url(), None);
