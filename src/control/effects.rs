@@ -50,13 +50,13 @@ pub(super) async fn announce(
     let Some(winner) = &written.winner else {
         return;
     };
-    let is_silent = !lattice.settings.effects || mutation.key.kind() == Kind::Claims;
+    let is_silent = !lattice.settings.effects || written.key.kind() == Kind::Claims;
     if is_silent || written.superseded || written.outcome == Outcome::Validated {
         return;
     }
     let Effects { source, metrics } = &lattice.effects;
     let Some(time) = winner.unix_nanos.and_then(rfc_3339) else {
-        warn!(lattice = %lattice.name, entry = %mutation.key, "not told, since the write was not seen to stand: put it again");
+        warn!(lattice = %lattice.name, entry = %written.key, "not told, since the write was not seen to stand: put it again");
         metrics.effect(Effect::Unseen);
         return;
     };
@@ -66,7 +66,7 @@ pub(super) async fn announce(
         source: source.as_str(),
         time: &time,
     };
-    for message in messages(lattice, &mutation.key, winner, replaced, envelope) {
+    for message in messages(lattice, &written.key, winner, replaced, envelope) {
         metrics.effect(match message {
             None => Effect::NoSubject,
             Some(message) => send(lattice, message, deadline).await,

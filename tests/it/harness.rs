@@ -3,6 +3,7 @@
 //! [`api`] knows every RPC from its descriptor.
 
 pub mod api;
+pub mod bucket;
 pub mod certificates;
 pub mod gateway;
 pub mod keys;
@@ -12,6 +13,7 @@ mod raw;
 pub mod wait;
 pub mod wire;
 
+pub use bucket::Bucket;
 pub use gateway::{TestGateway, Told, link, put_link, told};
 pub use nats::Nats;
 pub use wait::until;

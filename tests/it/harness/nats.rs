@@ -313,16 +313,7 @@ impl Nats {
     pub async fn last(&self, lattice: &str, subject: &str) -> Option<StoredMessage> {
         let call = format!("STREAM.MSG.GET.LATTICECACHE_{lattice}");
         let answer = self.api(&call, json!({"last_by_subj": subject})).await;
-        let message = answer.get("message")?;
-        let decode = |name: &str| {
-            let text = message.get(name).and_then(Value::as_str).unwrap_or_default();
-            data_encoding::BASE64.decode(text.as_bytes()).unwrap()
-        };
-        Some(StoredMessage {
-            sequence: message["seq"].as_u64().unwrap(),
-            headers: String::from_utf8(decode("hdrs")).unwrap(),
-            body: String::from_utf8(decode("data")).unwrap(),
-        })
+        StoredMessage::read(&answer)
     }
 
     /// How many messages the lattice's stream holds, and its last sequence.
@@ -353,6 +344,22 @@ pub struct StoredMessage {
     pub sequence: u64,
     pub headers: String,
     pub body: String,
+}
+
+impl StoredMessage {
+    /// Reads the answer to `STREAM.MSG.GET`.
+    pub fn read(answer: &Value) -> Option<Self> {
+        let message = answer.get("message")?;
+        let decode = |name: &str| {
+            let text = message.get(name).and_then(Value::as_str).unwrap_or_default();
+            data_encoding::BASE64.decode(text.as_bytes()).unwrap()
+        };
+        Some(Self {
+            sequence: message["seq"].as_u64().unwrap(),
+            headers: String::from_utf8(decode("hdrs")).unwrap(),
+            body: String::from_utf8(decode("data")).unwrap(),
+        })
+    }
 }
 
 impl Drop for Nats {
