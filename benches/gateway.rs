@@ -27,6 +27,10 @@
 mod access;
 #[path = "gateway/flood.rs"]
 mod flood;
+#[path = "gateway/layouts.rs"]
+mod layouts;
+#[path = "gateway/serving.rs"]
+mod serving;
 
 use std::{
     collections::BTreeMap,
@@ -61,10 +65,11 @@ use lattice_gateway::{
         link_definition_service_server::{LinkDefinitionService, LinkDefinitionServiceServer},
     },
     store::{
-        evidence::{self, Applied, Evidence, Past, Stamp},
+        evidence::{self, Applied, Evidence, NO_ENTRY, Past, Stamp},
         layout::cache_stream,
     },
 };
+use layouts::Layouts;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -141,6 +146,8 @@ enum Only {
     Access,
     /// What a flood from one caller does to another.
     Flood,
+    /// What a put costs in each layout.
+    Layouts,
 }
 
 #[tokio::main]
@@ -163,6 +170,10 @@ async fn main() -> Result<(), Failure> {
             report_flood(&Flood::measure().await?);
             return Ok(());
         }
+        Some(Only::Layouts) => {
+            report_layouts(&Layouts::measure().await?);
+            return Ok(());
+        }
         None => {}
     }
     let claims = verification();
@@ -171,7 +182,9 @@ async fn main() -> Result<(), Failure> {
     let turns = bench.run(&options).await?;
     report(&bench.machine, &options, &turns, claims, &memory);
     report_access(access);
-    bench.stop().await
+    bench.stop().await?;
+    report_layouts(&Layouts::measure().await?);
+    Ok(())
 }
 
 /// What is driven.
@@ -432,6 +445,7 @@ fn evidence_after(writes: usize) -> String {
         id: name.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes(),
         fingerprint: name.wrapping_mul(0xC2B2_AE3D_27D4_EB4F).to_be_bytes(),
         generated: false,
+        entry: NO_ENTRY,
     };
     let past = (1_u32..).take(writes).fold(Past::default(), |past, write| {
         past.with(Applied {
@@ -442,6 +456,7 @@ fn evidence_after(writes: usize) -> String {
     });
     Evidence {
         own: stamp(99),
+        others: Vec::new(),
         past,
         began: false,
     }
@@ -843,6 +858,34 @@ fn report_flood(flood: &Flood) {
         " times",
         |times| times <= 2.0,
         "<= 2",
+    );
+}
+
+fn report_layouts(layouts: &Layouts) {
+    for (what, figures) in [
+        ("PutLinkDefinition, cache-stream", &layouts.cache_stream),
+        ("PutLinkDefinition, kv", &layouts.kv),
+        (
+            "PutInterfaceLink, each on a source of its own",
+            &layouts.component,
+        ),
+        (
+            "PutInterfaceLink, all on one source of 500 links",
+            &layouts.one_source,
+        ),
+    ] {
+        println!("{what:<54} {:.0} a second", median(figures.iter().copied()));
+    }
+    let rounds = layouts.cache_stream.iter().zip(&layouts.component);
+    goal(
+        "interface links beside cache-stream, files, 256 in flight",
+        Some(median(
+            rounds.map(|(cache_stream, component)| component / cache_stream),
+        )),
+        2,
+        " times",
+        |times| times >= 0.7,
+        ">= 0.7",
     );
 }
 

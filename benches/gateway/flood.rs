@@ -1,24 +1,23 @@
 //! What a flood from one caller does to another.
 
-use std::{net::TcpListener, process::Stdio, time::Duration};
+use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use lattice_gateway::proto::link_definition_service_client::LinkDefinitionServiceClient;
-use sha2::{Digest, Sha256};
 use tokio::{
-    process::Command,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tonic::{Request, transport::Endpoint};
+use tonic::Request;
 
-use super::{DevServer, Failure, GATEWAY, LATTICE, START_TIMEOUT, histogram, links, progress};
+use super::{
+    DevServer, Failure, LATTICE, START_TIMEOUT, histogram, links, progress,
+    serving::{POLL, Serving, caller},
+};
 
 const FLOODING: usize = 256;
 const RATE: u32 = 100;
 const TURN: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 5;
-const POLL: Duration = Duration::from_millis(20);
 
 /// The p99 of a quiet caller's puts, microseconds, by round: alone, and beside a flood; and what of the flood was
 /// answered a second.
@@ -33,38 +32,12 @@ impl Flood {
     /// A caller with one put in flight, and another that keeps 256 in flight and may have 100 a second.
     pub(crate) async fn measure() -> Result<Self, Failure> {
         let nats = DevServer::start(None, None).await?;
-        let folder = tempfile::tempdir()?;
-        let port = free_port()?;
-        let file = folder.path().join("gateway.toml");
-        let callers = [
-            ("quiet", ""),
-            (
-                "flood",
-                &*format!("limits = {{ requests_per_second = {RATE} }}\n"),
-            ),
-        ];
-        let callers = callers.map(|(name, limits)| {
-            let sha256 = HEXLOWER.encode(&Sha256::digest(name));
-            format!(
-                "[callers.{name}]\ntoken_sha256 = [\"{sha256}\"]\ngrants = [{{ lattices = [\"*\"], verbs = [\"links:write\"] }}]\n{limits}"
-            )
-        });
-        std::fs::write(
-            &file,
-            format!(
-                "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn,lattice_gateway::rpc=info\"\n[nats]\nservers = {:?}\n[lattices.{LATTICE}]\ntrusted_issuers = [\"*\"]\nprovision = \"memory\"\n{}",
-                nats.url(),
-                callers.concat()
-            ),
-        )?;
-        let _gateway = Command::new(GATEWAY)
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let quiet = Caller::connect(port, "quiet").await?;
-        let flood = Caller::connect(port, "flood").await?;
+        let lattices = format!("[lattices.{LATTICE}]\ntrusted_issuers = [\"*\"]\nprovision = \"memory\"");
+        let limits = format!("limits = {{ requests_per_second = {RATE} }}");
+        let callers = [caller("quiet", ""), caller("flood", &limits)];
+        let serving = Serving::start(nats.url(), &lattices, &callers.concat())?;
+        let quiet = Caller::connect(&serving, "quiet").await?;
+        let flood = Caller::connect(&serving, "flood").await?;
         quiet.is_served().await?;
         let mut figures = Self::default();
         for round in 0..ROUNDS {
@@ -95,18 +68,9 @@ struct Caller {
 }
 
 impl Caller {
-    async fn connect(port: u16, token: &str) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
-        let connected = async {
-            loop {
-                match endpoint.connect().await {
-                    Ok(channel) => return channel,
-                    Err(_not_yet) => sleep(POLL).await,
-                }
-            }
-        };
+    async fn connect(serving: &Serving, token: &str) -> Result<Self, Failure> {
         Ok(Self {
-            client: LinkDefinitionServiceClient::new(timeout(START_TIMEOUT, connected).await?),
+            client: LinkDefinitionServiceClient::new(serving.connect().await?),
             bearer: format!("Bearer {token}"),
         })
     }
@@ -164,8 +128,4 @@ impl Caller {
         }
         refused
     }
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

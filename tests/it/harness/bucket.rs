@@ -52,7 +52,6 @@ impl Bucket {
         self.write(key, HeaderMap::new(), body.into()).await
     }
 
-
     async fn write(&self, key: &str, headers: HeaderMap, body: String) -> u64 {
         let subject = self.subject(key);
         let written = self.client.request_with_headers(subject, headers, body.into());
