@@ -1,10 +1,10 @@
 //! A gRPC gateway for wasmCloud lattices.
 //!
-//! A wasmCloud host of the 0.50–0.59 era keeps what its lattice knows (claims, link definitions, OCI references) in
-//! a JetStream stream, `LATTICECACHE_<lattice>`, on keyed subjects `lc.<lattice>.>`. Nobody is to publish there by
-//! hand: a wrong key, a malformed body or a careless retry corrupts every host's cache. The gateway is the way in: it
-//! validates, publishes as a host would, and gives an honest answer whatever breaks. *An acknowledged write stands, a
-//! retried one is harmless*, within the durability of the stream, which `GetLattice` states.
+//! wasmCloud hosts keep what their lattice knows (claims, links, OCI references, configs) in JetStream: those of 0.50 to
+//! 0.59 in a stream, `LATTICECACHE_<lattice>`, on keyed subjects `lc.<lattice>.>`, later ones in buckets. Nobody is to
+//! publish there by hand: a wrong key, a malformed body or a careless retry corrupts every host's cache. The gateway is
+//! the way in: it validates, publishes as a host would, and gives an honest answer whatever breaks. *An acknowledged write
+//! stands, a retried one is harmless*, within the durability of the stream, which `GetLattice` states.
 //!
 //! # The map
 //!
@@ -61,6 +61,18 @@
 //!
 //! **A reason that says *not applied* is given only while no publish of the call is unknown** ([`control::mutate`]).
 //!
+//! # Layouts, parts, and records that many entries share
+//!
+//! How an era's hosts keep a lattice is a [`Layout`](store::layout::Layout); it has one [`Part`](store::layout::Part) for each
+//! stream, and a part alone knows where an entry is, in which form, and how it is deleted. A mirror, its feed and the write
+//! protocol work on any part. `docs/layouts.md` says what is written in each, and who reads it.
+//!
+//! In lattices of 1.x all links of a source are *one record*, which hosts write back without a check. There an edit goes
+//! through [`control::links`] instead of a publish of its own: edits of a source queue, each is judged against the record as
+//! the ones before it leave it, and those that may be applied share one publish, whose evidence names them all, each with its
+//! link. That batch is frozen until its outcome is known. Beside hosts an edit then has to stand for a while before it is
+//! acknowledged; what is undone before that is applied again.
+//!
 //! # What JetStream does, as far as this rests on it
 //!
 //! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it.
@@ -88,8 +100,8 @@
 //! |---|---|---|
 //! | I1 | An operation needs a grant, and works on the grant's lattice | [`auth::Grant`] has no public constructor; `tests/it/tenancy.rs` |
 //! | I2 | Subjects and bodies are made and read in [`store::layout`] alone | property tests there; `tests/it/golden.rs` |
-//! | I3 | What the API shows is what a host folds from the stream | `tests/it/model.rs` against a model of the hosts' loader |
-//! | I4 | A mutation is one publish, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs`, `tests/campaign` |
+//! | I3 | What the API shows is what a host reads | `tests/it/model.rs` and its like against models of each era's hosts |
+//! | I4 | A mutation is one publish, or shares one, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs`, `tests/campaign` |
 //! | I5 | Whatever is retried, wherever and whenever, is applied at most once | `tests/it/dedup.rs`, `tests/it/outage.rs`, `tests/campaign` |
 //! | I6 | `UNAVAILABLE` means that nothing was written; nothing is queued for later | `tests/it/outage.rs`, `tests/campaign` |
 //! | I7 | Nothing unparsed reaches a subject or a header | types of [`domain`]; `tests/it/hostile.rs` |
@@ -99,6 +111,7 @@
 //! | I11 | Nobody is told of what does not stand | `tests/it/effects.rs` |
 //! | I12 | Nothing of another tenant is in answers, errors, metrics or logs; no secret is anywhere | `tests/it/tenancy.rs`, `tests/it/secured.rs` |
 //! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |
+//! | I14 | No edit of a shared record loses another; an acknowledged one stands beside careless hosts | `tests/it/component.rs` |
 //!
 //! Each [`safeguard`] can be left out in the campaign's build, and the campaign has to notice: `docs/reliability.md`.
 //!
