@@ -47,6 +47,7 @@ TARGETS = [
     Target("claims_token_signed", SIGNATURES, 1024),
     Target("bearer_jwt", PURE, 1024),
     Target("unsigned_claims", PURE, 1024),
+    Target("interface_link", PURE, 768),
     Target("link_definition", PURE, 768),
     Target("oci_reference", PURE, 640),
     Target("nkey", PURE, 64),

@@ -3,7 +3,7 @@
 #![no_main]
 
 use data_encoding::BASE64URL_NOPAD;
-use lattice_gateway::store::evidence::{Evidence, RING_MAX, Stamp};
+use lattice_gateway::store::evidence::{Evidence, SHARED_RING_MAX, Stamp};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn header(text: &[u8]) {
-    const BYTES_MAX: usize = 18 + 10 + RING_MAX * (16 + 10 + 10);
+    const BYTES_MAX: usize = 22 + SHARED_RING_MAX * (25 + 24 + 10 + 10);
     let Some(evidence) = Evidence::decode(text) else {
         return;
     };
@@ -27,7 +27,9 @@ fn header(text: &[u8]) {
             id: *b"the next",
             fingerprint: *b"another ",
             generated: evidence.own.generated,
+            entry: evidence.own.entry,
         },
+        others: Vec::new(),
         past: evidence.clone().into_past(sequence, unix_millis),
         began: false,
     };

@@ -7,7 +7,7 @@
 
 use lattice_gateway::{
     domain::{Entry, EntryKey, Violations, claims::Unchecked},
-    store::layout::{Decoded, cache_stream},
+    store::layout::{ClaimsForm, Decoded, Part},
     support::{assert_home, assert_told, fields},
 };
 use libfuzzer_sys::fuzz_target;
@@ -51,16 +51,30 @@ fuzz_target!(|input: &str| {
 
     let key = EntryKey::Claims(key.as_str().into());
     let entry = Entry::Claims(Box::new(claims));
-    let body = cache_stream::put_body(&key, &entry).expect("claims");
-    let stored = cache_stream::decode(&assert_home(&key), &body);
-    assert_eq!(
-        stored,
-        Decoded::Put {
-            key,
-            entry,
-            is_plain: true
+    assert_home(&key);
+    for part in [Part::CacheStream, Part::Kv, Part::Component] {
+        // Refused where the layout would not keep all of it; from a token it is kept as far as it can be.
+        let as_given = part.kept(&key, entry.clone(), false);
+        let entry = part
+            .kept(&key, entry.clone(), true)
+            .expect("nothing of a token is refused");
+        if let Ok(as_given) = as_given {
+            assert_eq!(as_given, entry);
         }
-    );
+        for form in [ClaimsForm::Short, ClaimsForm::Long] {
+            let body = part.put_body(&key, &entry, form).expect("claims");
+            let home = part.home(&key).expect("a strictly parsed key has a home");
+            let stored = Decoded::Put {
+                key: key.clone(),
+                entry: entry.clone(),
+                is_plain: true,
+            };
+            let is_lossless = form == ClaimsForm::Short || public_key.starts_with('M');
+            if is_lossless || part != Part::Kv {
+                assert_eq!(part.decode(&home, false, &body), stored);
+            }
+        }
+    }
 });
 
 fn items(list: &str) -> Vec<String> {

@@ -27,6 +27,13 @@ pub fn assert_subject(subject: &str, tokens: usize) {
     );
 }
 
+/// Asserts that a text can be the key of a bucket, and nothing else.
+pub fn assert_bucket_key(key: &str) {
+    assert!(!key.starts_with('.') && !key.ends_with('.'), "{key:?}");
+    let is_key = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_=.".contains(&byte);
+    assert!(!key.is_empty() && key.bytes().all(is_key), "{key:?}");
+}
+
 /// Asserts that a check refused exactly where it noted why, and that every reason can be told in a short line.
 pub fn assert_told<T>(checked: Option<&T>, violations: &Violations) {
     assert_eq!(checked.is_some(), violations.is_empty());

@@ -232,9 +232,10 @@ impl Evidence {
             }
             SHARED_VERSION => {
                 let horizon = rest.number()?;
-                let count = usize::try_from(rest.number()?).ok()?;
+                let count = usize::try_from(rest.number()?).ok();
+                let count = count.filter(|count| *count <= SHARED_RING_MAX)?;
                 let mut stamps = Vec::new();
-                for _ in 0..count.min(SHARED_RING_MAX) {
+                for _ in 0..count {
                     let flags = rest.byte()?;
                     stamps.push(rest.stamp(flags, true)?);
                 }
