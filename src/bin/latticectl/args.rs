@@ -11,7 +11,7 @@ use http::{
     Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use lattice_gateway::proto::{Consistency, Revision, consistency::Requirement};
+use lattice_gateway::proto::{self, Consistency, Revision, consistency::Requirement};
 use uuid::Uuid;
 
 use crate::{
@@ -180,6 +180,28 @@ pub(crate) enum Precondition {
     MustExist,
     MustNotExist,
 }
+
+/// Puts a precondition into these requests: the API has a type of its own for that of each.
+macro_rules! precondition_of {
+    ($($request:ident),+ $(,)?) => {
+        $(impl From<Precondition> for proto::$request::Precondition {
+            fn from(precondition: Precondition) -> Self {
+                match precondition {
+                    Precondition::Etag(etag) => Self::Etag(etag),
+                    Precondition::MustExist => Self::MustExist(true),
+                    Precondition::MustNotExist => Self::MustNotExist(true),
+                }
+            }
+        })+
+    };
+}
+
+precondition_of!(
+    put_claims_request,
+    put_link_definition_request,
+    delete_link_definition_request,
+    set_oci_reference_request,
+);
 
 impl WriteOptions {
     pub(crate) fn precondition(&self) -> Option<Precondition> {

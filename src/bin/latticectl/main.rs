@@ -19,6 +19,7 @@ mod retry;
 mod table;
 mod tls;
 mod token;
+mod values;
 
 use std::{
     io::{self, Write},
