@@ -15,8 +15,9 @@ use lattice_gateway::proto::{self, Consistency, Revision, consistency::Requireme
 use uuid::Uuid;
 
 use crate::{
-    access::AccessOptions, claims::ClaimsCommand, gateway::Intent, lattice::LatticeCommand,
-    link::LinkCommand, reference::ReferenceCommand,
+    access::AccessOptions, claims::ClaimsCommand, config::ConfigCommand, gateway::Intent,
+    interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
+    reference::ReferenceCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -30,7 +31,7 @@ Exit codes:
   6    the outcome is unknown; the message tells how to resume
   130  interrupted; nothing was applied";
 
-/// Reads and writes wasmCloud lattices through a lattice gateway: claims, link definitions, OCI references.
+/// Reads and writes wasmCloud lattices through a lattice gateway: claims, links, OCI references, configs.
 #[derive(Debug, Parser)]
 #[command(name = "latticectl", version, after_help = EXIT_CODES)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
@@ -49,7 +50,9 @@ impl Cli {
             Command::Lattice(command) => command.name(),
             Command::Claims(_)
             | Command::Link(_)
+            | Command::Iface(_)
             | Command::Ref(_)
+            | Command::Config(_)
             | Command::Info
             | Command::Completions { .. } => None,
         };
@@ -122,9 +125,17 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Link(LinkCommand),
 
+    /// Interface links: which component may call which, over which interfaces
+    #[command(subcommand)]
+    Iface(InterfaceLinkCommand),
+
     /// OCI references: which image has which key
     #[command(subcommand)]
     Ref(ReferenceCommand),
+
+    /// Named configs: what interface links configure their two ends with
+    #[command(subcommand)]
+    Config(ConfigCommand),
 
     /// Lattices: which there are and how they are kept
     #[command(subcommand)]
@@ -200,7 +211,11 @@ precondition_of!(
     put_claims_request,
     put_link_definition_request,
     delete_link_definition_request,
+    put_interface_link_request,
+    delete_interface_link_request,
     set_oci_reference_request,
+    put_config_request,
+    delete_config_request,
 );
 
 impl WriteOptions {
