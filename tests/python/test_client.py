@@ -26,7 +26,9 @@ import dev_gateway
 import lattice.control.v1
 from lattice.control.v1 import (
     claims_service_pb2_grpc,
+    config_service_pb2_grpc,
     error_reason_pb2,
+    interface_link_service_pb2_grpc,
     lattice_service_pb2_grpc,
     link_definition_service_pb2_grpc,
     oci_reference_service_pb2_grpc,
@@ -37,6 +39,13 @@ from lattice.control.v1.claims_service_pb2 import (
     ListClaimsRequest,
     PutClaimsRequest,
 )
+from lattice.control.v1.config_service_pb2 import (
+    DeleteConfigRequest,
+    GetConfigRequest,
+    ListConfigsRequest,
+    PutConfigRequest,
+    PutConfigResponse,
+)
 from lattice.control.v1.core_pb2 import (
     OUTCOME_ALREADY_APPLIED,
     OUTCOME_APPLIED,
@@ -44,12 +53,24 @@ from lattice.control.v1.core_pb2 import (
     OUTCOME_VALIDATED,
     Claims,
     Consistency,
+    InterfaceLink,
     LinkDefinition,
+    NamedConfig,
     OciReference,
     Revision,
 )
+from lattice.control.v1.interface_link_service_pb2 import (
+    DeleteInterfaceLinkRequest,
+    GetInterfaceLinkRequest,
+    ListInterfaceLinksRequest,
+    PutInterfaceLinkRequest,
+    PutInterfaceLinkResponse,
+)
 from lattice.control.v1.lattice_service_pb2 import (
     LAYOUT_CACHE_STREAM,
+    LAYOUT_COMPONENT,
+    LAYOUT_KV,
+    STORAGE_FILE,
     STORAGE_MEMORY,
     GetLatticeRequest,
     GetServerInfoRequest,
@@ -143,14 +164,18 @@ def rpc_paths() -> Iterator[str]:
 class ClientTest(unittest.TestCase):
     """Has a provisioned lattice of its own."""
 
+    layout = LAYOUT_CACHE_STREAM
+
     def setUp(self) -> None:
         noted = grpc.intercept_channel(channel, CALLED)
         self.claims = claims_service_pb2_grpc.ClaimsServiceStub(noted)
         self.links = link_definition_service_pb2_grpc.LinkDefinitionServiceStub(noted)
+        self.interface_links = interface_link_service_pb2_grpc.InterfaceLinkServiceStub(noted)
         self.references = oci_reference_service_pb2_grpc.OciReferenceServiceStub(noted)
+        self.configs = config_service_pb2_grpc.ConfigServiceStub(noted)
         self.lattices = lattice_service_pb2_grpc.LatticeServiceStub(noted)
         self.lattice = next(LATTICE_NAMES)
-        self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=self.lattice))
+        self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=self.lattice, layout=self.layout))
 
     def refused(self, call: Callable, request: Any, code: grpc.StatusCode, reason: int) -> RefusalDetails:
         """Calls and requires this refusal, with exactly one `ErrorInfo`."""
@@ -241,10 +266,17 @@ class ClaimsService(ClientTest):
         self.assertTrue(refusal.info.metadata["cause"])
 
     def test_all_violations_of_unsigned_claims_come_together(self) -> None:
-        claims = Claims(public_key="M", issuer=ECHO, name="Echo", call_alias="No Alias", contract_id="unstored")
+        claims = Claims(public_key="M", issuer=ECHO, name="Echo", call_alias="No Alias", contract_id="no spaces")
         fields = self.violations(self.claims.PutClaims, PutClaimsRequest(lattice="a.b", claims=claims))
         wrong = {"public_key", "issuer", "call_alias", "contract_id"}
         self.assertEqual(fields, {"lattice"} | {f"claims.{field}" for field in wrong})
+
+    def test_what_hosts_do_not_keep_is_refused(self) -> None:
+        valid = PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0], validate_only=True)
+        claims = self.claims.PutClaims(valid).claims
+        claims.contract_id = "wasmcloud:httpserver"
+        fields = self.violations(self.claims.PutClaims, PutClaimsRequest(lattice=self.lattice, claims=claims))
+        self.assertEqual(fields, {"claims.contract_id"})
 
     def test_absent_claims_are_not_found(self) -> None:
         self.refused(
@@ -480,6 +512,248 @@ class OciReferenceService(ClientTest):
         )
 
 
+class ComponentTest(ClientTest):
+    """Has a lattice as hosts of wasmCloud 1.0 to 1.9 keep it."""
+
+    layout = LAYOUT_COMPONENT
+
+    def put_interface_link(self, link: InterfaceLink, **also: Any) -> PutInterfaceLinkResponse:
+        return self.interface_links.PutInterfaceLink(self.put_interface_link_request(link, **also))
+
+    def put_interface_link_request(self, link: InterfaceLink, **also: Any) -> PutInterfaceLinkRequest:
+        return PutInterfaceLinkRequest(lattice=self.lattice, interface_link=link, **also)
+
+    def put_config(self, config: NamedConfig, **also: Any) -> PutConfigResponse:
+        return self.configs.PutConfig(PutConfigRequest(lattice=self.lattice, named_config=config, **also))
+
+
+PORT = NamedConfig(name="port", values={"address": "127.0.0.1:8080"})
+
+
+def interface_link(target: str = "echo", interfaces: tuple[str, ...] = ("incoming-handler",)) -> InterfaceLink:
+    return InterfaceLink(
+        source_id="http-server",
+        target=target,
+        name="default",
+        wit_namespace="wasi",
+        wit_package="http",
+        interfaces=interfaces,
+    )
+
+
+def without_target(link: InterfaceLink) -> dict[str, str]:
+    return {
+        "source_id": link.source_id,
+        "name": link.name,
+        "wit_namespace": link.wit_namespace,
+        "wit_package": link.wit_package,
+    }
+
+
+class ComponentClaims(ComponentTest):
+    def test_claims_are_put_read_and_deleted(self) -> None:
+        put = self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0]))
+        self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+        got = self.claims.GetClaims(
+            GetClaimsRequest(lattice=self.lattice, public_key=ECHO, consistency=at_least(put.result.revision))
+        ).claims
+        self.assertEqual(got, put.claims)
+        self.assertEqual((got.name, got.version), ("Echo", "0.3.4"))
+        self.assertEqual((list(got.capabilities), got.contract_id), ([], ""))
+
+        deleted = self.claims.DeleteClaims(
+            DeleteClaimsRequest(lattice=self.lattice, public_key=ECHO, etag=got.etag)
+        )
+        self.assertEqual((deleted.result.outcome, deleted.result.etag), (OUTCOME_APPLIED, ""))
+        self.refused(
+            self.claims.GetClaims,
+            GetClaimsRequest(
+                lattice=self.lattice, public_key=ECHO, consistency=at_least(deleted.result.revision)
+            ),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_what_hosts_do_not_keep_is_refused(self) -> None:
+        valid = PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0], validate_only=True)
+        claims = self.claims.PutClaims(valid).claims
+        claims.capabilities.append("wasmcloud:httpserver")
+        claims.contract_id = "wasmcloud:httpserver"
+        fields = self.violations(self.claims.PutClaims, PutClaimsRequest(lattice=self.lattice, claims=claims))
+        self.assertEqual(fields, {"claims.capabilities", "claims.contract_id"})
+
+
+class InterfaceLinkService(ComponentTest):
+    def test_a_link_is_put_read_and_deleted(self) -> None:
+        self.put_config(PORT)
+        link = interface_link()
+        link.source_config.append(PORT.name)
+        put = self.put_interface_link(link)
+        self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+        stands = put.interface_link
+        self.assertEqual(list(stands.interfaces), ["incoming-handler"])
+        self.assertEqual(list(stands.source_config), ["port"])
+
+        got = self.interface_links.GetInterfaceLink(
+            GetInterfaceLinkRequest(
+                lattice=self.lattice, **without_target(link), consistency=at_least(put.result.revision)
+            )
+        ).interface_link
+        self.assertEqual(got, stands)
+        self.assertEqual((got.etag, got.revision), (put.result.etag, put.result.revision))
+
+        deleted = self.interface_links.DeleteInterfaceLink(
+            DeleteInterfaceLinkRequest(
+                lattice=self.lattice, **without_target(link), target=link.target, etag=got.etag
+            )
+        )
+        self.assertEqual((deleted.result.outcome, deleted.result.etag), (OUTCOME_APPLIED, ""))
+        self.refused(
+            self.interface_links.GetInterfaceLink,
+            GetInterfaceLinkRequest(
+                lattice=self.lattice, **without_target(link), consistency=at_least(deleted.result.revision)
+            ),
+            grpc.StatusCode.NOT_FOUND,
+            error_reason_pb2.ENTRY_NOT_FOUND,
+        )
+
+    def test_all_violations_come_together(self) -> None:
+        link = InterfaceLink(
+            source_id="a.b", target="*", name="no spaces", wit_namespace="no spaces", interfaces=["types", "types"]
+        )
+        fields = self.violations(
+            self.interface_links.PutInterfaceLink, self.put_interface_link_request(link, request_id="short")
+        )
+        wrong = {"source_id", "target", "name", "wit_namespace", "wit_package", "interfaces[1]"}
+        self.assertEqual(fields, {"request_id"} | {f"interface_link.{field}" for field in wrong})
+
+    def test_an_interface_is_served_by_one_target(self) -> None:
+        self.put_interface_link(interface_link())
+        refusal = self.refused(
+            self.interface_links.PutInterfaceLink,
+            self.put_interface_link_request(interface_link("other")),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.LINK_CONFLICT,
+        )
+        self.assertIn("echo", refusal.info.metadata["entry"])
+
+    def test_the_target_is_needed_where_several_links_have_the_rest(self) -> None:
+        self.put_interface_link(interface_link())
+        self.put_interface_link(interface_link("other", ("types",)))
+        rest = without_target(interface_link())
+        for call, request in [
+            (self.interface_links.GetInterfaceLink, GetInterfaceLinkRequest(lattice=self.lattice, **rest)),
+            (self.interface_links.DeleteInterfaceLink, DeleteInterfaceLinkRequest(lattice=self.lattice, **rest)),
+        ]:
+            refusal = self.refused(
+                call, request, grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.AMBIGUOUS_LINK
+            )
+            for target in ["echo", "other"]:
+                self.assertIn(target, refusal.info.metadata["targets"])
+            request.target = "other"
+            call(request)
+
+    def test_configs_that_a_link_names_must_stand(self) -> None:
+        link = interface_link()
+        link.target_config.append("absent")
+        refusal = self.refused(
+            self.interface_links.PutInterfaceLink,
+            self.put_interface_link_request(link),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.CONFIG_NOT_FOUND,
+        )
+        self.assertEqual(refusal.info.metadata["configs"], "absent")
+
+    def test_a_retry_is_applied_once(self) -> None:
+        first = self.put_interface_link(interface_link(), request_id="python-retry")
+        retry = self.put_interface_link(
+            interface_link(), request_id="python-retry", retry_age=Duration(seconds=1)
+        )
+        self.assertEqual(retry.result.outcome, OUTCOME_ALREADY_APPLIED)
+        self.assertEqual(retry.result.revision, first.result.revision)
+
+    def test_pages_hold_every_link_once_in_order(self) -> None:
+        for number in range(5):
+            link = interface_link(f"target-{number}", (f"interface-{number}",))
+            put = self.put_interface_link(link)
+        link.source_id = "other"
+        self.put_interface_link(link)
+        request = ListInterfaceLinksRequest(
+            lattice=self.lattice, source_id="http-server", page_size=2, consistency=at_least(put.result.revision)
+        )
+        pages = [self.interface_links.ListInterfaceLinks(request)]
+        while pages[-1].next_page_token:
+            request.page_token = pages[-1].next_page_token
+            pages.append(self.interface_links.ListInterfaceLinks(request))
+        self.assertEqual([len(page.interface_links) for page in pages], [2, 2, 1])
+        targets = [link.target for page in pages for link in page.interface_links]
+        self.assertEqual(targets, [f"target-{number}" for number in range(5)])
+
+    def test_a_lattice_has_links_of_one_kind(self) -> None:
+        refusal = self.refused(
+            self.links.PutLinkDefinition,
+            self.put_link_request(LINKS[0]),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.LAYOUT_UNSUPPORTED,
+        )
+        self.assertEqual(refusal.info.metadata["layout"], "component")
+
+
+class ConfigService(ComponentTest):
+    def get_config(self, revision: Revision) -> NamedConfig:
+        request = GetConfigRequest(lattice=self.lattice, name=PORT.name, consistency=at_least(revision))
+        return self.configs.GetConfig(request).named_config
+
+    def test_a_config_is_put_read_and_deleted(self) -> None:
+        put = self.put_config(PORT)
+        self.assertEqual(put.result.outcome, OUTCOME_APPLIED)
+        got = self.get_config(put.result.revision)
+        self.assertEqual(got, put.named_config)
+        self.assertEqual((got.values, got.etag), (PORT.values, put.result.etag))
+        listed = self.configs.ListConfigs(
+            ListConfigsRequest(lattice=self.lattice, consistency=at_least(put.result.revision))
+        )
+        self.assertEqual(list(listed.named_configs), [got])
+
+        deleted = self.configs.DeleteConfig(
+            DeleteConfigRequest(lattice=self.lattice, name=PORT.name, etag=got.etag)
+        )
+        self.assertEqual((deleted.result.outcome, deleted.result.etag), (OUTCOME_APPLIED, ""))
+        self.refused(
+            self.get_config, deleted.result.revision, grpc.StatusCode.NOT_FOUND, error_reason_pb2.ENTRY_NOT_FOUND
+        )
+
+    def test_all_violations_come_together(self) -> None:
+        config = NamedConfig(name="no spaces", values={"": "nameless"})
+        fields = self.violations(
+            self.configs.PutConfig, PutConfigRequest(lattice=self.lattice, named_config=config)
+        )
+        self.assertEqual(fields, {"named_config.name", 'named_config.values[""]'})
+
+    def test_a_config_in_use_is_deleted_by_force_alone(self) -> None:
+        self.put_config(PORT)
+        link = interface_link()
+        link.source_config.append(PORT.name)
+        self.put_interface_link(link)
+        request = DeleteConfigRequest(lattice=self.lattice, name=PORT.name)
+        refusal = self.refused(
+            self.configs.DeleteConfig,
+            request,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            error_reason_pb2.CONFIG_IN_USE,
+        )
+        self.assertIn("http-server", refusal.info.metadata["link"])
+        request.force = True
+        self.assertEqual(self.configs.DeleteConfig(request).result.outcome, OUTCOME_APPLIED)
+
+    def test_a_config_that_must_not_exist_is_put_once(self) -> None:
+        request = PutConfigRequest(lattice=self.lattice, named_config=PORT, must_not_exist=True)
+        self.configs.PutConfig(request)
+        self.refused(
+            self.configs.PutConfig, request, grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ENTRY_EXISTS
+        )
+
+
 class LatticeService(ClientTest):
     def test_a_lattice_is_provisioned_once_and_shown(self) -> None:
         name = next(LATTICE_NAMES)
@@ -492,6 +766,15 @@ class LatticeService(ClientTest):
         self.assertEqual(shown.stream, f"LATTICECACHE_{name}")
         self.assertEqual((shown.durability.storage, shown.durability.replicas), (STORAGE_MEMORY, 1))
         self.assertEqual((list(shown.drift), shown.malformed_count), ([], 0))
+
+    def test_a_lattice_is_provisioned_in_the_layout_asked_for(self) -> None:
+        for layout in [LAYOUT_KV, LAYOUT_COMPONENT]:
+            name = next(LATTICE_NAMES)
+            self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=name, layout=layout))
+            shown = self.lattices.GetLattice(GetLatticeRequest(lattice=name)).lattice
+            self.assertEqual((shown.layout, shown.stream), (layout, f"KV_LATTICEDATA_{name}"))
+            self.assertEqual(shown.durability.storage, STORAGE_FILE)
+            self.assertEqual(shown.HasField("settle"), layout == LAYOUT_COMPONENT)
 
     def test_a_lattice_counts_its_entries(self) -> None:
         self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0]))

@@ -11,12 +11,13 @@ use http::{
     Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use lattice_gateway::proto::{Consistency, Revision, consistency::Requirement};
+use lattice_gateway::proto::{self, Consistency, Revision, consistency::Requirement};
 use uuid::Uuid;
 
 use crate::{
-    access::AccessOptions, claims::ClaimsCommand, gateway::Intent, lattice::LatticeCommand,
-    link::LinkCommand, reference::ReferenceCommand,
+    access::AccessOptions, claims::ClaimsCommand, config::ConfigCommand, gateway::Intent,
+    interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
+    reference::ReferenceCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -30,7 +31,7 @@ Exit codes:
   6    the outcome is unknown; the message tells how to resume
   130  interrupted; nothing was applied";
 
-/// Reads and writes wasmCloud lattices through a lattice gateway: claims, link definitions, OCI references.
+/// Reads and writes wasmCloud lattices through a lattice gateway: claims, links, OCI references, configs.
 #[derive(Debug, Parser)]
 #[command(name = "latticectl", version, after_help = EXIT_CODES)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
@@ -49,7 +50,9 @@ impl Cli {
             Command::Lattice(command) => command.name(),
             Command::Claims(_)
             | Command::Link(_)
+            | Command::Iface(_)
             | Command::Ref(_)
+            | Command::Config(_)
             | Command::Info
             | Command::Completions { .. } => None,
         };
@@ -122,9 +125,17 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Link(LinkCommand),
 
+    /// Interface links: which component may call which, over which interfaces
+    #[command(subcommand)]
+    Iface(InterfaceLinkCommand),
+
     /// OCI references: which image has which key
     #[command(subcommand)]
     Ref(ReferenceCommand),
+
+    /// Named configs: what interface links configure their two ends with
+    #[command(subcommand)]
+    Config(ConfigCommand),
 
     /// Lattices: which there are and how they are kept
     #[command(subcommand)]
@@ -180,6 +191,32 @@ pub(crate) enum Precondition {
     MustExist,
     MustNotExist,
 }
+
+/// Puts a precondition into these requests: the API has a type of its own for that of each.
+macro_rules! precondition_of {
+    ($($request:ident),+ $(,)?) => {
+        $(impl From<Precondition> for proto::$request::Precondition {
+            fn from(precondition: Precondition) -> Self {
+                match precondition {
+                    Precondition::Etag(etag) => Self::Etag(etag),
+                    Precondition::MustExist => Self::MustExist(true),
+                    Precondition::MustNotExist => Self::MustNotExist(true),
+                }
+            }
+        })+
+    };
+}
+
+precondition_of!(
+    put_claims_request,
+    put_link_definition_request,
+    delete_link_definition_request,
+    put_interface_link_request,
+    delete_interface_link_request,
+    set_oci_reference_request,
+    put_config_request,
+    delete_config_request,
+);
 
 impl WriteOptions {
     pub(crate) fn precondition(&self) -> Option<Precondition> {

@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use lattice_gateway::proto::{
     Claims, GetClaimsRequest, ListClaimsRequest, ListClaimsResponse, PutClaimsRequest,
-    put_claims_request::{self, Source},
+    put_claims_request::Source,
 };
 
 use crate::{
     Context,
-    args::{ListOptions, Precondition, ReadOptions, WriteOptions},
+    args::{ListOptions, ReadOptions, WriteOptions},
     failure::CommandError,
     gateway::Effect,
     output::{render, revision, timestamp, written},
@@ -164,14 +164,4 @@ fn columns(claims: &[Claims]) -> String {
     };
     let header = ["KEY", "NAME", "ALIAS", "VERSION", "CAPABILITIES"];
     table::columns(header, claims.iter().map(row))
-}
-
-impl From<Precondition> for put_claims_request::Precondition {
-    fn from(precondition: Precondition) -> Self {
-        match precondition {
-            Precondition::Etag(etag) => Self::Etag(etag),
-            Precondition::MustExist => Self::MustExist(true),
-            Precondition::MustNotExist => Self::MustNotExist(true),
-        }
-    }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use lattice_gateway::proto::{
-    claims_service_client::ClaimsServiceClient, lattice_service_client::LatticeServiceClient,
+    claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
+    interface_link_service_client::InterfaceLinkServiceClient, lattice_service_client::LatticeServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient,
     oci_reference_service_client::OciReferenceServiceClient,
 };
@@ -79,8 +80,16 @@ impl Gateway {
         LinkDefinitionServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
+    pub(crate) fn interface_links(&self) -> InterfaceLinkServiceClient<Line> {
+        InterfaceLinkServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
     pub(crate) fn references(&self) -> OciReferenceServiceClient<Line> {
         OciReferenceServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
+    pub(crate) fn configs(&self) -> ConfigServiceClient<Line> {
+        ConfigServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
     pub(crate) fn lattices(&self) -> LatticeServiceClient<Line> {

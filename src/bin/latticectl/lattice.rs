@@ -2,9 +2,9 @@
 
 use clap::{Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use lattice_gateway::proto::{
-    Drift, Durability, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice, Layout,
-    Limits, ListLatticesRequest, ListLatticesResponse, MalformedEntry, ProvisionLatticeRequest,
-    ProvisionLatticeResponse, Storage, WriteAtRisk,
+    DeafWatch, Drift, Durability, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice,
+    Layout, Limits, ListLatticesRequest, ListLatticesResponse, MalformedEntry, MigrationDifference,
+    ProvisionLatticeRequest, ProvisionLatticeResponse, Storage, UndoneEdit, WriteAtRisk,
 };
 
 use crate::{
@@ -26,14 +26,14 @@ pub(crate) enum LatticeCommand {
         list: ListOptions,
     },
 
-    /// Shows how a lattice is kept: layout, durability, drift, malformed entries
+    /// Shows how a lattice is kept: layout, durability, drift, malformed entries, what hosts undid
     Show {
         /// The lattice [default: the one of --lattice]
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: Option<String>,
     },
 
-    /// Creates the stream of a lattice as its hosts would; one that exists stays as it is
+    /// Creates the stream or buckets of a lattice as its hosts would; those that exist stay as they are
     Provision(Provision),
 }
 
@@ -43,9 +43,13 @@ pub(crate) struct Provision {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 
-    /// Where to keep it
-    #[arg(long, value_enum, default_value_t = StorageArgument::Memory)]
-    storage: StorageArgument,
+    /// Which hosts it is for
+    #[arg(long, value_enum, default_value_t = LayoutArgument::CacheStream)]
+    layout: LayoutArgument,
+
+    /// Where to keep it [default: as hosts do, in memory for cache-stream and on disk for the others]
+    #[arg(long, value_enum)]
+    storage: Option<StorageArgument>,
 
     /// Make every check and create nothing
     #[arg(long)]
@@ -53,8 +57,18 @@ pub(crate) struct Provision {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LayoutArgument {
+    /// wasmCloud 0.50 to 0.59
+    CacheStream,
+    /// wasmCloud 0.60 to 0.82
+    Kv,
+    /// wasmCloud 1.0 to 1.9
+    Component,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StorageArgument {
-    /// In memory, as hosts create it
+    /// In memory
     Memory,
     /// On disk; hosts before 0.58.2 then keep a private cache, so choose it only without them
     File,
@@ -125,16 +139,7 @@ async fn show(context: &Context<'_>) -> Result<String, CommandError> {
 }
 
 async fn provision(context: &Context<'_>, arguments: &Provision) -> Result<String, CommandError> {
-    let storage = match arguments.storage {
-        StorageArgument::Memory => Storage::Memory,
-        StorageArgument::File => Storage::File,
-    };
-    let request = ProvisionLatticeRequest {
-        lattice: context.lattice.to_owned(),
-        layout: Layout::Unspecified.into(),
-        storage: storage.into(),
-        validate_only: arguments.dry_run,
-    };
+    let request = arguments.request(context.lattice);
     let effect = if arguments.dry_run {
         Effect::Nothing
     } else {
@@ -149,6 +154,27 @@ async fn provision(context: &Context<'_>, arguments: &Provision) -> Result<Strin
     render(context.format, &response, |response| {
         provisioned(response, &request)
     })
+}
+
+impl Provision {
+    fn request(&self, lattice: &str) -> ProvisionLatticeRequest {
+        let layout = match self.layout {
+            LayoutArgument::CacheStream => Layout::CacheStream,
+            LayoutArgument::Kv => Layout::Kv,
+            LayoutArgument::Component => Layout::Component,
+        };
+        let storage = match self.storage {
+            None => Storage::Unspecified,
+            Some(StorageArgument::Memory) => Storage::Memory,
+            Some(StorageArgument::File) => Storage::File,
+        };
+        ProvisionLatticeRequest {
+            lattice: lattice.to_owned(),
+            layout: layout.into(),
+            storage: storage.into(),
+            validate_only: self.dry_run,
+        }
+    }
 }
 
 /// Tells what became of provisioning, in one line.
@@ -219,6 +245,9 @@ fn shown(lattice: &Lattice) -> String {
         drift(&lattice.drift),
         malformed(&lattice.malformed),
         at_risk(&lattice.writes_at_risk),
+        differences(&lattice.migration_differences),
+        undone(&lattice.undone_edits),
+        deaf(&lattice.deaf_watches),
     ] {
         text.extend(section.map(|section| format!("\n{section}")));
     }
@@ -226,6 +255,12 @@ fn shown(lattice: &Lattice) -> String {
 }
 
 fn summary(lattice: &Lattice, durability: &Durability) -> String {
+    // The layout decides which of both there are.
+    let has_interface_links = lattice.layout == i32::from(Layout::Component);
+    let count = |is_kept: bool, count: u64| match is_kept {
+        true => count.to_string(),
+        false => String::new(),
+    };
     table::fields(&[
         ("name", lattice.name.clone()),
         ("layout", layout(lattice.layout).to_owned()),
@@ -235,10 +270,25 @@ fn summary(lattice: &Lattice, durability: &Durability) -> String {
         ("duplicate window", duration(durability.duplicate_window.as_ref())),
         ("durability", durability.statement.clone()),
         ("claims", lattice.claims_count.to_string()),
-        ("link definitions", lattice.link_definition_count.to_string()),
-        ("OCI references", lattice.oci_reference_count.to_string()),
+        (
+            "link definitions",
+            count(!has_interface_links, lattice.link_definition_count),
+        ),
+        (
+            "OCI references",
+            count(!has_interface_links, lattice.oci_reference_count),
+        ),
+        (
+            "interface links",
+            count(has_interface_links, lattice.interface_link_count),
+        ),
+        (
+            "named configs",
+            count(has_interface_links, lattice.named_config_count),
+        ),
         ("malformed entries", lattice.malformed_count.to_string()),
         ("stale copies", lattice.stale_copies.to_string()),
+        ("settle time", duration(lattice.settle.as_ref())),
         ("revision", revision(lattice.revision)),
     ])
 }
@@ -270,6 +320,27 @@ fn at_risk(writes: &[WriteAtRisk]) -> Option<String> {
     (!writes.is_empty()).then(|| table::columns(header, writes.iter().map(row)))
 }
 
+fn differences(differences: &[MigrationDifference]) -> Option<String> {
+    let row = |it: &MigrationDifference| {
+        let is_now = if it.missing { "missing" } else { "different" };
+        [it.entry.clone(), is_now.to_owned()]
+    };
+    let header = ["NOT MIGRATED AS IT WAS", "IS NOW"];
+    (!differences.is_empty()).then(|| table::columns(header, differences.iter().map(row)))
+}
+
+fn undone(edits: &[UndoneEdit]) -> Option<String> {
+    let row = |it: &UndoneEdit| [it.entry.clone(), revision(it.revision), revision(it.undone_at)];
+    let header = ["UNDONE BY A HOST", "REVISION", "UNDONE AT"];
+    (!edits.is_empty()).then(|| table::columns(header, edits.iter().map(row)))
+}
+
+fn deaf(watches: &[DeafWatch]) -> Option<String> {
+    let row = |it: &DeafWatch| [it.consumer.clone(), it.pending.to_string()];
+    let header = ["DEAF WATCH OF A HOST", "NOT DELIVERED"];
+    (!watches.is_empty()).then(|| table::columns(header, watches.iter().map(row)))
+}
+
 /// As the gateway's configuration names it.
 fn layout(layout: i32) -> &'static str {
     match Layout::try_from(layout) {
@@ -296,7 +367,11 @@ fn duration(duration: Option<&pbjson_types::Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use lattice_gateway::proto::Revision;
+
     use super::*;
+    use crate::args::{Cli, Command};
 
     fn provisioning(created: bool, validate_only: bool) -> String {
         let response = ProvisionLatticeResponse {
@@ -327,6 +402,89 @@ mod tests {
         assert_eq!(
             provisioning(true, true),
             "valid  lattice blue  (nothing created)\n"
+        );
+    }
+
+    #[test]
+    fn a_lattice_is_provisioned_as_hosts_would_unless_told_otherwise() {
+        for (line, layout, storage) in [
+            ("", Layout::CacheStream, Storage::Unspecified),
+            (" --layout kv", Layout::Kv, Storage::Unspecified),
+            (
+                " --layout component --storage memory",
+                Layout::Component,
+                Storage::Memory,
+            ),
+            (" --storage file", Layout::CacheStream, Storage::File),
+        ] {
+            let line = format!("latticectl lattice provision blue{line}");
+            let command = Cli::parse_from(line.split(' ')).command;
+            let Command::Lattice(LatticeCommand::Provision(provision)) = command else {
+                panic!("{line}");
+            };
+            let request = provision.request("blue");
+            assert_eq!((request.layout(), request.storage()), (layout, storage), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_lattice_counts_what_its_layout_keeps() {
+        let counts = |layout: Layout| {
+            let lattice = Lattice {
+                layout: layout.into(),
+                link_definition_count: 1,
+                oci_reference_count: 2,
+                interface_link_count: 3,
+                named_config_count: 4,
+                ..Lattice::default()
+            };
+            let counted = [
+                "link definitions",
+                "OCI references",
+                "interface links",
+                "named configs",
+            ];
+            let shown = shown(&lattice);
+            counted.map(|name| shown.contains(name))
+        };
+        assert_eq!(counts(Layout::CacheStream), [true, true, false, false]);
+        assert_eq!(counts(Layout::Kv), [true, true, false, false]);
+        assert_eq!(counts(Layout::Component), [false, false, true, true]);
+    }
+
+    #[test]
+    fn what_hosts_undid_or_no_longer_learn_is_shown() {
+        let revision = |sequence| Some(Revision { epoch: 5, sequence });
+        let lattice = Lattice {
+            layout: Layout::Component.into(),
+            settle: Some(std::time::Duration::from_millis(20).into()),
+            migration_differences: vec![MigrationDifference {
+                entry: "claims M".to_owned(),
+                missing: true,
+            }],
+            undone_edits: vec![UndoneEdit {
+                entry: "interface link web".to_owned(),
+                revision: revision(7),
+                undone_at: revision(9),
+            }],
+            deaf_watches: vec![DeafWatch {
+                consumer: "abc".to_owned(),
+                pending: 3,
+            }],
+            ..Lattice::default()
+        };
+        let shown = shown(&lattice);
+        assert!(shown.contains("\nsettle time        20ms\n"), "{shown}");
+        assert!(
+            shown.ends_with(
+                "\nNOT MIGRATED AS IT WAS  IS NOW\n\
+                 claims M                missing\n\
+                 \nUNDONE BY A HOST    REVISION  UNDONE AT\n\
+                 interface link web  5:7       5:9\n\
+                 \nDEAF WATCH OF A HOST  NOT DELIVERED\n\
+                 abc                   3\n"
+            ),
+            "{shown}"
         );
     }
 

@@ -1,24 +1,21 @@
 //! `latticectl link`: which actor may call which provider, and with which values.
 
-use std::{collections::BTreeMap, path::PathBuf};
-
 use clap::Subcommand;
 use lattice_gateway::proto::{
     DeleteLinkDefinitionRequest, GetLinkDefinitionRequest, LinkDefinition, ListLinkDefinitionsRequest,
-    ListLinkDefinitionsResponse, PutLinkDefinitionRequest, delete_link_definition_request,
-    put_link_definition_request,
+    ListLinkDefinitionsResponse, PutLinkDefinitionRequest,
 };
 
 use crate::{
     Context,
-    args::{ListOptions, Precondition, ReadOptions, WriteOptions},
+    args::{ListOptions, ReadOptions, WriteOptions},
     failure::CommandError,
     gateway::Effect,
-    input,
     output::{self, render, revision, timestamp, written},
     page::{self, Page},
     retry::Attempt,
     table,
+    values::ValueOptions,
 };
 
 #[derive(Debug, Subcommand)]
@@ -66,13 +63,8 @@ pub(crate) struct Put {
     #[arg(long, default_value = "default")]
     name: String,
 
-    /// A value for the provider; may be given often, and wins over one of --values-file
-    #[arg(long = "value", value_name = "KEY=VALUE", value_parser = key_value)]
-    values: Vec<(String, String)>,
-
-    /// A file with a JSON object of values, all text, or `-` for standard input; keeps secrets out of sight
-    #[arg(long, value_name = "FILE.json")]
-    values_file: Option<PathBuf>,
+    #[command(flatten)]
+    values: ValueOptions,
 
     #[command(flatten)]
     write: WriteOptions,
@@ -263,38 +255,9 @@ impl Put {
             provider_id: self.provider.clone(),
             contract_id: self.contract.clone(),
             link_name: self.name.clone(),
-            values: self.values()?,
+            values: self.values.read()?,
             ..LinkDefinition::default()
         })
-    }
-
-    fn values(&self) -> Result<BTreeMap<String, String>, CommandError> {
-        let mut given = BTreeMap::new();
-        for (key, value) in &self.values {
-            if given.insert(key.clone(), value.clone()).is_some() {
-                return Err(CommandError::Input(format!("--value {key}=… is given twice")));
-            }
-        }
-        let mut values = self.values_of_file()?;
-        values.extend(given);
-        Ok(values)
-    }
-
-    fn values_of_file(&self) -> Result<BTreeMap<String, String>, CommandError> {
-        let Some(path) = &self.values_file else {
-            return Ok(BTreeMap::new());
-        };
-        serde_json::from_slice(&input::bytes(path)?).map_err(|error| {
-            let name = input::name(path);
-            CommandError::Input(format!("{name} is not a JSON object of texts: {error}"))
-        })
-    }
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err("give KEY=VALUE".to_owned()),
     }
 }
 
@@ -325,82 +288,27 @@ fn columns(links: &[LinkDefinition]) -> String {
     table::columns(header, links.iter().map(row))
 }
 
-impl From<Precondition> for put_link_definition_request::Precondition {
-    fn from(precondition: Precondition) -> Self {
-        match precondition {
-            Precondition::Etag(etag) => Self::Etag(etag),
-            Precondition::MustExist => Self::MustExist(true),
-            Precondition::MustNotExist => Self::MustNotExist(true),
-        }
-    }
-}
-
-impl From<Precondition> for delete_link_definition_request::Precondition {
-    fn from(precondition: Precondition) -> Self {
-        match precondition {
-            Precondition::Etag(etag) => Self::Etag(etag),
-            Precondition::MustExist => Self::MustExist(true),
-            Precondition::MustNotExist => Self::MustNotExist(true),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use clap::Parser;
 
     use super::*;
     use crate::args::{Cli, Command};
 
-    fn put(arguments: &[&str]) -> Result<Put, clap::Error> {
-        let line = [
-            "latticectl",
-            "link",
-            "put",
-            "MACTOR",
-            "VPROVIDER",
-            "wasmcloud:httpserver",
-        ];
-        let cli = Cli::try_parse_from(line.iter().chain(arguments))?;
-        let Command::Link(LinkCommand::Put(put)) = cli.command else {
-            panic!("{arguments:?}");
+    #[test]
+    fn a_link_is_put_as_it_is_given_under_the_name_default_where_none_is() {
+        let line = "latticectl link put MACTOR VPROVIDER wasmcloud:httpserver --value a=b";
+        let Command::Link(LinkCommand::Put(put)) = Cli::parse_from(line.split(' ')).command else {
+            panic!("{line}");
         };
-        Ok(put)
-    }
-
-    #[test]
-    fn a_value_may_hold_an_equals_sign_or_be_empty_and_a_key_may_not() {
-        let put = put(&["--value", "a=b=c", "--value", "d="]).unwrap();
-        let link = put.link_definition().unwrap();
-        assert_eq!(link.link_name, "default");
-        assert_eq!(output::values(&link.values), "a=b=c,d=");
-    }
-
-    #[test]
-    fn values_without_a_key_or_given_twice_are_refused() {
-        assert!(put(&["--value", "=b"]).is_err());
-        assert!(put(&["--value", "b"]).is_err());
-        assert!(
-            put(&["--value", "a=1", "--value", "a=2"])
-                .unwrap()
-                .values()
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn values_on_the_command_line_win_over_those_of_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("values.json");
-        let arguments = ["--values-file", path.to_str().unwrap(), "--value", "a=3"];
-        let put = put(&arguments).unwrap();
-        fs::write(&path, r#"{"a": "1", "b": "2"}"#).unwrap();
-        assert_eq!(output::values(&put.values().unwrap()), "a=3,b=2");
-        for refused in ["[]", r#"{"a": 1}"#, "", "{"] {
-            fs::write(&path, refused).unwrap();
-            assert!(put.values().is_err(), "{refused}");
-        }
+        let expected = LinkDefinition {
+            actor_id: "MACTOR".to_owned(),
+            provider_id: "VPROVIDER".to_owned(),
+            contract_id: "wasmcloud:httpserver".to_owned(),
+            link_name: "default".to_owned(),
+            values: [("a".to_owned(), "b".to_owned())].into(),
+            ..LinkDefinition::default()
+        };
+        assert_eq!(put.link_definition().unwrap(), expected);
     }
 }

@@ -7,9 +7,11 @@
 mod access;
 mod args;
 mod claims;
+mod config;
 mod failure;
 mod gateway;
 mod input;
+mod interface_link;
 mod lattice;
 mod link;
 mod output;
@@ -19,6 +21,10 @@ mod retry;
 mod table;
 mod tls;
 mod token;
+mod values;
+
+#[cfg(test)]
+mod fake;
 
 use std::{
     io::{self, Write},
@@ -81,7 +87,9 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
     match command {
         Command::Claims(command) => claims::run(context, command).await,
         Command::Link(command) => link::run(context, command).await,
+        Command::Iface(command) => interface_link::run(context, command).await,
         Command::Ref(command) => reference::run(context, command).await,
+        Command::Config(command) => config::run(context, command).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Info => lattice::info(context).await,
         Command::Completions { shell } => Ok(completions(*shell)),

@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use lattice_gateway::proto::{
     GetOciReferenceRequest, ListOciReferencesRequest, ListOciReferencesResponse, OciReference,
-    SetOciReferenceRequest, set_oci_reference_request,
+    SetOciReferenceRequest,
 };
 
 use crate::{
     Context,
-    args::{ListOptions, Precondition, ReadOptions, WriteOptions},
+    args::{ListOptions, ReadOptions, WriteOptions},
     failure::CommandError,
     gateway::Effect,
     output::{render, revision, timestamp, written},
@@ -153,16 +153,6 @@ fn fields(reference: &OciReference) -> String {
 fn columns(references: &[OciReference]) -> String {
     let row = |reference: &OciReference| [reference.oci_url.clone(), reference.public_key.clone()];
     table::columns(["URL", "KEY"], references.iter().map(row))
-}
-
-impl From<Precondition> for set_oci_reference_request::Precondition {
-    fn from(precondition: Precondition) -> Self {
-        match precondition {
-            Precondition::Etag(etag) => Self::Etag(etag),
-            Precondition::MustExist => Self::MustExist(true),
-            Precondition::MustNotExist => Self::MustNotExist(true),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,16 @@
 use std::{collections::HashMap, sync::Arc};
 
-use clap::Parser;
 use lattice_gateway::proto::{
     DeleteOciReferenceRequest, DeleteOciReferenceResponse, GetOciReferenceResponse, Outcome, PACKAGE,
     Revision, SetOciReferenceResponse, WriteResult,
     oci_reference_service_server::{OciReferenceService, OciReferenceServiceServer},
 };
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
-use tonic::{
-    Code, Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
-use crate::args::Cli;
+use crate::fake;
 
 /// A gateway that loses the first answer to every write, and gives lists in pages of one.
 #[derive(Clone, Default)]
@@ -91,19 +86,7 @@ impl OciReferenceService for Forgetful {
 
 /// Runs a command against a gateway.
 async fn run(gateway: &Forgetful, line: &str) -> Result<String, CommandError> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = listener.local_addr().unwrap().to_string();
-    let line = ["latticectl", "--endpoint", &endpoint]
-        .into_iter()
-        .chain(line.split(' '));
-    let cli = Cli::try_parse_from(line).unwrap();
-    let context = Context::new(&cli).unwrap();
-    let service = OciReferenceServiceServer::new(gateway.clone());
-    let server = Server::builder().add_service(service);
-    tokio::select! {
-        printed = crate::run(&context, &cli.command) => printed,
-        ended = server.serve_with_incoming(TcpIncoming::from(listener)) => panic!("{ended:?}"),
-    }
+    fake::run(OciReferenceServiceServer::new(gateway.clone()), line).await
 }
 
 #[tokio::test]
