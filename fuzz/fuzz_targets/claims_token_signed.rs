@@ -141,6 +141,7 @@ struct Parts<'a> {
     call_alias: Option<&'a str>,
     caps: Option<Vec<&'a str>>,
     tags: Option<Vec<&'a str>>,
+    capid: Option<&'a str>,
 }
 
 impl Parts<'_> {
@@ -159,6 +160,7 @@ impl Parts<'_> {
                 "call_alias": self.call_alias,
                 "caps": self.caps,
                 "tags": self.tags,
+                "capid": self.capid,
             },
         });
         body.to_string().into_bytes()
@@ -186,6 +188,8 @@ impl Parts<'_> {
             tags: list(&self.tags, TokenRefused::Tag)?,
             revision: revision.to_string().into(),
             version: Some(self.ver.unwrap_or_default().into()),
+            contract_id: self.capid.filter(|_| self.is_provider).unwrap_or_default().into(),
+            config_schema: "".into(),
         })
     }
 }

@@ -7,7 +7,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use lattice_gateway::{
     control::page::Filter,
-    domain::{EntryKey, Epoch, Kind, LatticeName, LinkId},
+    domain::{EntryKey, Epoch, InterfaceLinkId, Kind, LatticeName, LinkId},
     support::fields,
 };
 use libfuzzer_sys::fuzz_target;
@@ -19,9 +19,11 @@ fuzz_target!(|input: &[u8]| {
     let Some((kind, input)) = input.split_first() else {
         return;
     };
-    let filter = match kind % 3 {
+    let filter = match kind % 5 {
         0 => Filter::new(Kind::Claims, &[""]),
         1 => Filter::new(Kind::OciReference, &["echo"]),
+        2 => Filter::new(Kind::InterfaceLink, &["", "", "wasi", "http", ""]),
+        3 => Filter::new(Kind::Config, &[""]),
         _ => Filter::new(Kind::LinkDefinition, &["M", "", "default"]),
     };
     let lattice = LatticeName::parse("default").expect("a name");
@@ -53,5 +55,17 @@ fn key(kind: Kind, text: &str) -> EntryKey {
             let [actor, contract, name] = fields(text);
             EntryKey::LinkDefinition(LinkId::new(actor, contract, name))
         }
+        Kind::InterfaceLink => {
+            let [source_id, name, wit_namespace, wit_package, target] = fields(text).map(Into::into);
+            EntryKey::InterfaceLink(InterfaceLinkId {
+                source_id,
+                name,
+                wit_namespace,
+                wit_package,
+                target,
+            })
+        }
+        Kind::Config => EntryKey::Config(text.into()),
+        Kind::Component => EntryKey::Component(text.into()),
     }
 }

@@ -260,7 +260,7 @@ fn read_link(hash: &str, body: &[u8]) -> Result<Decoded, &'static str> {
 
 /// The stored body of claims with an empty `call_alias`: hosts 0.78 to 0.82 forget the alias of deleted claims, whosever
 /// it is by then.
-pub(crate) fn without_alias(body: &[u8]) -> Option<Bytes> {
+pub fn without_alias(body: &[u8]) -> Option<Bytes> {
     let mut object = super::first_wins::object(body).ok()?;
     *object.get_mut("call_alias")? = Value::String(String::new());
     serde_json::to_vec(&object).ok().map(Bytes::from)
