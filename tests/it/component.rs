@@ -722,7 +722,7 @@ struct Process {
 }
 
 impl Process {
-    async fn start(nats: &Nats) -> Self {
+    fn start(nats: &Nats) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
             .args(["dev", "--nats-url", &nats.url(), "--listen", "127.0.0.1:0"])
             .args(["--admin-listen", "127.0.0.1:0", "--log", "off"])
@@ -826,10 +826,10 @@ async fn edit_until_acknowledged(
                 Ok(result) => {
                     // Nobody else edits this link: what was applied and then undone comes as superseded, and is not
                     // acknowledged as standing.
-                    if !result.unwrap().superseded {
-                        expected.insert(name.clone(), wanted.then(|| interface.clone()));
-                    } else {
+                    if result.unwrap().superseded {
                         expected.remove(&name);
+                    } else {
+                        expected.insert(name.clone(), wanted.then(|| interface.clone()));
                     }
                     break;
                 }
@@ -849,10 +849,7 @@ async fn edit_until_acknowledged(
 async fn every_acknowledged_edit_stands_beside_a_careless_host() {
     const CALLERS: usize = 20;
     let stand = Stand::beside_hosts().await;
-    let [one, other] = [
-        Process::start(&stand.nats).await,
-        Process::start(&stand.nats).await,
-    ];
+    let [one, other] = [Process::start(&stand.nats), Process::start(&stand.nats)];
     let channels = [one.channel.clone(), other.channel.clone()];
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let callers = (0..CALLERS).map(|caller| {
@@ -869,7 +866,7 @@ async fn every_acknowledged_edit_stands_beside_a_careless_host() {
         }
         drop(one);
     };
-    let (_, (), expected) = tokio::join!(careless_host(&stand, 500), killed, join_all(callers));
+    let ((), (), expected) = tokio::join!(careless_host(&stand, 500), killed, join_all(callers));
     // What the issue asks: 2 s after the last write.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let record = stand.data.value("COMPONENT_s").await;

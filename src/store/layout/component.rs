@@ -168,15 +168,17 @@ fn claims_body(public_key: &str, claims: &Claims) -> serde_json::Result<Vec<u8>>
     })
 }
 
+#[derive(Serialize)]
+#[serde(transparent)]
+struct ConfigBody<'a>(#[serde(serialize_with = "super::kv::as_map")] &'a Values);
+
 /// Writes the body of a config.
 pub(super) fn config_body(key: &EntryKey, entry: &Entry) -> Option<Bytes> {
     let (EntryKey::Config(_), Entry::Config(config)) = (key, entry) else {
         return None;
     };
-    #[derive(Serialize)]
-    #[serde(transparent)]
-    struct Body<'a>(#[serde(serialize_with = "super::kv::as_map")] &'a Values);
-    serde_json::to_vec(&Body(&config.values)).ok().map(Bytes::from)
+    let body = serde_json::to_vec(&ConfigBody(&config.values));
+    body.ok().map(Bytes::from)
 }
 
 /// Reads what stands under a key of the data. A deleted record holds no links; what links the hosts that run still have

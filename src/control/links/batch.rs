@@ -1,0 +1,387 @@
+//! Carries the edits of one source out, in publishes that edits share.
+
+use std::sync::Arc;
+
+use data_encoding::BASE64URL_NOPAD;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Edit, Edited, Stored,
+    judge::{Draft, Judged, Look, Verdict},
+    outcome_unknown,
+};
+use crate::{
+    control::{
+        ControlError, Deadline,
+        decide::Mutation,
+        lattice::Lattice,
+        mutate::{Outcome, Written, no_message, nothing_written},
+    },
+    domain::{Entry, EntryKey, Etag, InterfaceLink, hash::LengthPrefixed, revision::Tag},
+    store::{
+        evidence::{Evidence, Stamp},
+        layout::component,
+        mirror::{self, State, Winner},
+        publish::{self, Outgoing, Published, Refused},
+    },
+};
+
+/// Edits in one publish, at most.
+const BATCH_MAX: usize = 64;
+
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// An edit that shares the next publish.
+struct Included {
+    edit: Edit,
+    key: Arc<EntryKey>,
+    stamp: Stamp,
+    replaced: Option<Arc<Entry>>,
+    before: Option<Etag>,
+    is_unchanged: bool,
+}
+
+/// What became of a frozen batch.
+enum Frozen {
+    Stored(u64),
+    /// It is not applied and never will be.
+    Void,
+    /// It may have been applied, and then something came after.
+    Superseded,
+    Refused(ControlError),
+    Unknown,
+}
+
+/// Carries the edits of one source out, batch by batch, until none waits.
+pub(super) struct Driver {
+    pub(super) lattice: Arc<Lattice>,
+    pub(super) source: Box<str>,
+}
+
+impl Drop for Driver {
+    /// Where it did not come to its end, whoever waits is told that nobody knows.
+    fn drop(&mut self) {
+        self.lattice.sources.0.lock().by_source.remove(&self.source);
+    }
+}
+
+impl Included {
+    /// The link as the batch leaves it.
+    fn state(&self, draft: &Draft) -> Option<InterfaceLink> {
+        let EntryKey::InterfaceLink(id) = &*self.key else {
+            return None;
+        };
+        Some(draft.record.find(id)?.link.clone())
+    }
+}
+
+fn refuse_all(edits: Vec<Edit>, error: &ControlError) {
+    for edit in edits {
+        edit.refuse(error.clone());
+    }
+}
+
+fn refuse_batch(batch: Vec<Included>, error: impl Fn(&Mutation) -> ControlError) {
+    for included in batch {
+        let error = error(&included.edit.mutation);
+        included.edit.send(Err(error));
+    }
+}
+
+/// Answers what is answered without a publish, and gives the rest.
+fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Vec<Included> {
+    let mut batch = Vec::with_capacity(edits.len());
+    for (edit, verdict) in edits.into_iter().zip(verdicts) {
+        match verdict {
+            // Not where a batch is acted on.
+            Verdict::Refresh => edit.refuse(ControlError::Contention),
+            Verdict::Refuse(error) => edit.refuse(error),
+            Verdict::Answer(written) => edit.send(Ok(Edited::Answered(written))),
+            Verdict::Stored(stored) => edit.send(Ok(Edited::Stored(stored))),
+            Verdict::Include {
+                key,
+                replaced,
+                before,
+                is_unchanged,
+            } => {
+                let entry = match &*key {
+                    EntryKey::InterfaceLink(id) => id.short_hash(),
+                    EntryKey::Claims(_)
+                    | EntryKey::LinkDefinition(_)
+                    | EntryKey::OciReference(_)
+                    | EntryKey::Config(_)
+                    | EntryKey::Component(_) => edit.stamp().entry,
+                };
+                batch.push(Included {
+                    stamp: Stamp {
+                        entry,
+                        ..edit.stamp()
+                    },
+                    edit,
+                    key,
+                    replaced,
+                    before,
+                    is_unchanged,
+                });
+            }
+        }
+    }
+    batch
+}
+
+/// `lg1-` and a hash of the calls in it and of what it replaces: a batch that is judged again is another one.
+fn batch_id(evidence: &Evidence, expected_sequence: u64, refused_ids: u32) -> String {
+    let mut hash = LengthPrefixed::default();
+    hash.text("batch");
+    for stamp in evidence.calls() {
+        hash.bytes(&stamp.id);
+    }
+    hash.bytes(&expected_sequence.to_be_bytes());
+    hash.bytes(&refused_ids.to_be_bytes());
+    let mut id = format!("lg1-{}", BASE64URL_NOPAD.encode(&hash.finish()));
+    id.truncate(26);
+    id
+}
+
+impl Driver {
+    pub(super) async fn run(self) {
+        while let Some(edits) = self.next() {
+            self.carry_out(edits).await;
+        }
+    }
+
+    fn next(&self) -> Option<Vec<Edit>> {
+        let mut waiting = self.lattice.sources.0.lock();
+        let queue = waiting.by_source.get_mut(&self.source)?;
+        if queue.is_empty() {
+            waiting.by_source.remove(&self.source);
+            return None;
+        }
+        let count = queue.len().min(BATCH_MAX);
+        Some(queue.drain(..count).collect())
+    }
+
+    async fn carry_out(&self, mut open: Vec<Edit>) {
+        let record = Arc::new(EntryKey::Component(self.source.clone()));
+        let mut fresh = None;
+        loop {
+            let (left, late) = open
+                .into_iter()
+                .partition(|edit: &Edit| !edit.deadline.left().is_zero());
+            open = left;
+            refuse_all(late, &ControlError::Contention);
+            let Some(deadline) = open.iter().map(|edit| edit.deadline).max() else {
+                return;
+            };
+            let looked = self.lattice.writable().and_then(|()| self.look(&record, &open));
+            let look = match looked {
+                Ok(look) => look,
+                Err(error) => return refuse_all(open, &error),
+            };
+            let Judged {
+                verdicts,
+                draft,
+                needs_fresh,
+            } = self.judge(&open, &look, fresh);
+            if needs_fresh {
+                match self.lattice.fresh(deadline).await {
+                    Ok(told) => fresh = Some(told.unix_millis),
+                    Err(error) => return refuse_all(open, &nothing_written(error)),
+                }
+                continue;
+            }
+            let batch = act(open, verdicts);
+            if batch.is_empty() {
+                return;
+            }
+            let frozen = self.publish(&record, &look, &draft, &batch, deadline).await;
+            fresh = None;
+            open = match frozen {
+                Frozen::Void => batch.into_iter().map(|included| included.edit).collect(),
+                ended @ (Frozen::Stored(_) | Frozen::Superseded | Frozen::Refused(_) | Frozen::Unknown) => {
+                    return self.answer(batch, ended, &look, &draft, deadline).await;
+                }
+            };
+        }
+    }
+
+    fn look(&self, record: &EntryKey, edits: &[Edit]) -> Result<Look, ControlError> {
+        self.lattice.look(|contents| Look {
+            view: contents.view(record, [0; 8]),
+            witnessed: edits
+                .iter()
+                .map(|edit| contents.witnessed(edit.stamp().id))
+                .collect(),
+        })
+    }
+
+    /// Publishes a batch, unchanged as often as it takes to know what became of it.
+    async fn publish(
+        &self,
+        record: &EntryKey,
+        look: &Look,
+        draft: &Draft,
+        batch: &[Included],
+        deadline: Deadline,
+    ) -> Frozen {
+        let lattice = &*self.lattice;
+        let subject = match lattice.publish_subject(record) {
+            Ok(subject) => subject,
+            Err(error) => return Frozen::Refused(error),
+        };
+        let (Some(body), Some(last)) = (component::record_body(&draft.record), batch.last()) else {
+            return Frozen::Refused(no_message(record));
+        };
+        let expected_sequence = look.view.home_sequence;
+        let stamps = batch.iter().map(|included| included.stamp);
+        let evidence = Evidence {
+            own: last.stamp,
+            others: stamps.take(batch.len() - 1).collect(),
+            past: look.view.past.clone().with_room_for(batch.len()),
+            began: look.view.winner.is_none() && expected_sequence == 0,
+        };
+        let mut refused_ids = 0;
+        let mut first_sent = None;
+        loop {
+            let sent = Instant::now();
+            let outgoing = Outgoing {
+                stream: &lattice.stream,
+                subject: &subject,
+                message_id: &batch_id(&evidence, expected_sequence, refused_ids),
+                expected_sequence,
+                evidence: &evidence,
+                marker: None,
+                body: body.clone(),
+            };
+            let timeout = lattice.ack_timeout.min(deadline.left());
+            let published = publish::publish(lattice.api.connection(), outgoing, timeout).await;
+            match published {
+                Published::Stored(sequence) => return Frozen::Stored(sequence),
+                Published::Unknown => {
+                    first_sent.get_or_insert(sent);
+                }
+                Published::Duplicate(_) => {}
+                Published::Refused(Refused::Overtaken | Refused::InFlight) => {
+                    if lattice.api.connection().clusters_keep_refused_ids() {
+                        refused_ids += 1;
+                    }
+                }
+                Published::Refused(refused) if first_sent.is_none() => {
+                    return Frozen::Refused(lattice.refused(refused, &subject, deadline).await);
+                }
+                Published::Refused(_) => sleep(RETRY_PAUSE.min(deadline.left())).await,
+            }
+            // The leader's state tells, or whether it may be published again.
+            let stream_now = loop {
+                match lattice.fresh(deadline).await {
+                    Ok(fresh) => break fresh.unix_millis,
+                    Err(_) if deadline.left() <= RETRY_PAUSE && first_sent.is_some() => {
+                        return Frozen::Unknown;
+                    }
+                    Err(error) if deadline.left() <= RETRY_PAUSE => {
+                        return Frozen::Refused(nothing_written(error));
+                    }
+                    Err(_) => sleep(RETRY_PAUSE).await,
+                }
+            };
+            let now = match lattice.look(|contents| contents.view(record, last.stamp.id)) {
+                Ok(now) => now,
+                Err(error) if first_sent.is_none() => return Frozen::Refused(error),
+                Err(_) => return Frozen::Unknown,
+            };
+            // An edit that is applied again is on record from before, too.
+            if let Some(applied) = now.applied.filter(|applied| applied.sequence > expected_sequence) {
+                return Frozen::Stored(applied.sequence);
+            }
+            match (published, first_sent) {
+                (Published::Duplicate(sequence), _) => return Frozen::Stored(sequence),
+                _ if now.home_sequence == expected_sequence => {
+                    // In a cluster the write that is in flight may not be visible yet.
+                    sleep(RETRY_PAUSE.min(deadline.left())).await;
+                }
+                (_, None) => return Frozen::Void,
+                (_, Some(first)) => {
+                    let age = i64::try_from(first.elapsed().as_millis()).unwrap_or(i64::MAX);
+                    return match now.is_complete_since(stream_now.saturating_sub(age)) {
+                        true => Frozen::Void,
+                        false => Frozen::Superseded,
+                    };
+                }
+            }
+            if deadline.left().is_zero() {
+                return match first_sent {
+                    None => Frozen::Refused(ControlError::Contention),
+                    Some(_) => Frozen::Unknown,
+                };
+            }
+        }
+    }
+
+    /// Answers the edits of a batch that has come to its end.
+    async fn answer(
+        &self,
+        batch: Vec<Included>,
+        frozen: Frozen,
+        look: &Look,
+        draft: &Draft,
+        deadline: Deadline,
+    ) {
+        let sequence = match frozen {
+            Frozen::Stored(sequence) => sequence,
+            Frozen::Superseded => return refuse_batch(batch, |_| ControlError::OutcomeSuperseded),
+            Frozen::Refused(error) => {
+                return batch
+                    .into_iter()
+                    .for_each(|included| included.edit.refuse(error.clone()));
+            }
+            Frozen::Void | Frozen::Unknown => return refuse_batch(batch, outcome_unknown),
+        };
+        let revision = self.lattice.seen(sequence, look.view.position, deadline).await;
+        let record = EntryKey::Component(self.source.clone());
+        let seen = self.lattice.look(|contents| contents.winner(&record));
+        let unix_nanos = seen.ok().flatten().and_then(|winner| winner.unix_nanos);
+        let keys = batch
+            .iter()
+            .map(|included| Arc::clone(&included.key))
+            .collect::<Vec<_>>();
+        for (place, included) in batch.into_iter().enumerate() {
+            let is_overtaken = keys.iter().skip(place + 1).any(|later| *later == included.key);
+            let state = included.state(draft);
+            let stands = state.as_ref().map(|link| mirror::link_etag(revision.epoch, link));
+            let winner = Winner {
+                revision,
+                etag: stands.unwrap_or(Etag {
+                    revision,
+                    tag: Tag(included.stamp.id),
+                }),
+                unix_nanos,
+                state: match state {
+                    Some(link) => State::Stands {
+                        entry: Arc::new(Entry::InterfaceLink(link)),
+                        is_plain: true,
+                    },
+                    None => State::Gone {
+                        entry: included.replaced.clone(),
+                    },
+                },
+            };
+            self.lattice.acknowledged(Arc::clone(&included.key), revision);
+            let written = Written {
+                key: included.key,
+                outcome: match included.is_unchanged {
+                    true => Outcome::Unchanged,
+                    false => Outcome::Applied,
+                },
+                revision,
+                superseded: is_overtaken,
+                winner: Some(winner),
+                before: included.before,
+                would_stand: None,
+            };
+            let replaced = included.replaced;
+            included
+                .edit
+                .send(Ok(Edited::Stored(Stored { written, replaced })));
+        }
+    }
+}
