@@ -209,6 +209,7 @@ macro_rules! precondition_of {
 
 precondition_of!(
     put_claims_request,
+    delete_claims_request,
     put_link_definition_request,
     delete_link_definition_request,
     put_interface_link_request,

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use lattice_gateway::proto::{
-    Claims, GetClaimsRequest, ListClaimsRequest, ListClaimsResponse, PutClaimsRequest,
+    Claims, DeleteClaimsRequest, GetClaimsRequest, ListClaimsRequest, ListClaimsResponse, PutClaimsRequest,
     put_claims_request::Source,
 };
 
@@ -40,6 +40,22 @@ pub(crate) enum ClaimsCommand {
         #[command(flatten)]
         list: ListOptions,
     },
+
+    /// Deletes the claims of a key, where the lattice's hosts have a form for it (since wasmCloud 0.60)
+    Delete(Delete),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    /// The public key of the actor (M…) or provider (V…)
+    key: String,
+
+    /// Accept that there are no such claims
+    #[arg(long)]
+    allow_missing: bool,
+
+    #[command(flatten)]
+    write: WriteOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +72,7 @@ pub(crate) async fn run(context: &Context<'_>, command: &ClaimsCommand) -> Resul
         ClaimsCommand::Put(arguments) => put(context, arguments).await,
         ClaimsCommand::Get { key, read } => get(context, key, read).await,
         ClaimsCommand::List { read, list } => self::list(context, read, list).await,
+        ClaimsCommand::Delete(arguments) => delete(context, arguments).await,
     }
 }
 
@@ -81,6 +98,33 @@ async fn put(context: &Context<'_>, arguments: &Put) -> Result<String, CommandEr
     let response = context.gateway.call(Effect::Write(&intent), send).await?;
     render(context.format, &response, |response| {
         written(response.result.as_ref(), &subject(response.claims.as_ref()))
+    })
+}
+
+async fn delete(context: &Context<'_>, arguments: &Delete) -> Result<String, CommandError> {
+    let intent = arguments.write.intent();
+    let request = DeleteClaimsRequest {
+        lattice: context.lattice.to_owned(),
+        public_key: arguments.key.clone(),
+        request_id: intent.request_id.clone(),
+        precondition: arguments.write.precondition().map(Into::into),
+        validate_only: intent.dry_run,
+        allow_missing: arguments.allow_missing,
+        ..DeleteClaimsRequest::default()
+    };
+    let client = context.gateway.claims();
+    let send = async |attempt: Attempt| {
+        let retry_age = attempt.retry_age();
+        let request = DeleteClaimsRequest {
+            retry_age,
+            ..request.clone()
+        };
+        client.clone().delete_claims(attempt.request(request)).await
+    };
+    let response = context.gateway.call(Effect::Write(&intent), send).await?;
+    let what = format!("delete of claims {}", arguments.key);
+    render(context.format, &response, |response| {
+        written(response.result.as_ref(), &what)
     })
 }
 
