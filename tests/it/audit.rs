@@ -12,7 +12,7 @@ use crate::harness::{
     link, put_link, told, until,
 };
 
-const WRITER: &str = "read links:write refs:write claims:write provision";
+const WRITER: &str = "read links:write refs:write claims:write config:write provision";
 
 async fn gateway_with(nats: &Nats, file: &Path, on_failure: &str) -> TestGateway {
     nats.create_stream("default", Value::Null).await;
