@@ -61,7 +61,7 @@ use lattice_gateway::{
         link_definition_service_server::{LinkDefinitionService, LinkDefinitionServiceServer},
     },
     store::{
-        evidence::{self, Applied, Evidence, Past, Stamp},
+        evidence::{self, Applied, Evidence, NO_ENTRY, Past, Stamp},
         layout::cache_stream,
     },
 };
@@ -432,6 +432,7 @@ fn evidence_after(writes: usize) -> String {
         id: name.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes(),
         fingerprint: name.wrapping_mul(0xC2B2_AE3D_27D4_EB4F).to_be_bytes(),
         generated: false,
+        entry: NO_ENTRY,
     };
     let past = (1_u32..).take(writes).fold(Past::default(), |past, write| {
         past.with(Applied {
@@ -442,6 +443,7 @@ fn evidence_after(writes: usize) -> String {
     });
     Evidence {
         own: stamp(99),
+        others: Vec::new(),
         past,
         began: false,
     }

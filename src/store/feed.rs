@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{HeaderValue, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -577,7 +577,7 @@ fn is_marker(message: &Message) -> bool {
     let Some(headers) = &message.headers else {
         return false;
     };
-    let operation = headers.get("KV-Operation").map(|value| value.as_str());
+    let operation = headers.get("KV-Operation").map(HeaderValue::as_str);
     matches!(operation, Some("DEL" | "PURGE")) || headers.get("Nats-Marker-Reason").is_some()
 }
 
