@@ -184,14 +184,16 @@ async fn what_is_there_is_used_as_it_is() {
 
 /// What a host of layout `kv` asks for (wasmCloud OTP 0.60 to 0.63), and one of layout `component` has (wasmCloud 1.9.2);
 /// that one has a second bucket besides, which is equal but for its name.
-const HOSTS_OWN_BUCKETS: [(Layout, &[&str], &str); 2] = [
+const HOSTS_OWN_BUCKETS: [(Layout, &str, &[&str], &str); 2] = [
     (
         Layout::Kv,
+        "kv",
         &["LATTICEDATA"],
         r#"{"name":"KV_LATTICEDATA_default","subjects":["$KV.LATTICEDATA_default.>"],"retention":"limits","max_consumers":-1,"max_msgs_per_subject":1,"max_msgs":-1,"max_bytes":-1,"allow_direct":true,"mirror_direct":false,"deny_delete":true,"sealed":false,"deny_purge":false,"allow_rollup_hdrs":true,"max_age":0,"max_msg_size":-1,"storage":"file","discard":"new","num_replicas":1,"duplicate_window":120000000000}"#,
     ),
     (
         Layout::Component,
+        "component",
         &["LATTICEDATA", "CONFIGDATA"],
         r#"{"allow_direct":true,"allow_msg_ttl":false,"allow_rollup_hdrs":true,"compression":"none","consumer_limits":{},"deny_delete":true,"deny_purge":false,"discard":"new","duplicate_window":120000000000,"max_age":0,"max_bytes":-1,"max_consumers":-1,"max_msg_size":-1,"max_msgs":-1,"max_msgs_per_subject":1,"mirror_direct":false,"name":"KV_LATTICEDATA_default","num_replicas":1,"retention":"limits","sealed":false,"storage":"file","subjects":["$KV.LATTICEDATA_default.>"]}"#,
     ),
@@ -206,13 +208,9 @@ fn provision_as(lattice: &str, layout: Layout) -> ProvisionLatticeRequest {
 
 #[tokio::test]
 async fn provisioned_buckets_are_exactly_what_hosts_create_and_say_the_layout_besides() {
-    for (layout, buckets, hosts_own) in HOSTS_OWN_BUCKETS {
+    for (layout, noted, buckets, hosts_own) in HOSTS_OWN_BUCKETS {
         let (nats, hosts) = (Nats::start().await, Nats::start().await);
         let gateway = TestGateway::at(&nats.url()).await;
-        let noted = match layout {
-            Layout::Kv => "kv",
-            _ => "component",
-        };
         let dry = ProvisionLatticeRequest {
             validate_only: true,
             ..provision_as("default", layout)
@@ -507,7 +505,10 @@ async fn a_lattice_that_is_configured_otherwise_is_not_provisioned_as_asked() {
 
 #[tokio::test]
 async fn the_first_write_of_dev_creates_the_buckets() {
-    for layout in [control::Layout::Kv, control::Layout::Component] {
+    for (layout, expected, buckets) in [
+        (control::Layout::Kv, Layout::Kv, 1),
+        (control::Layout::Component, Layout::Component, 2),
+    ] {
         let nats = Nats::start().await;
         let gateway = TestGateway::dev_with(&nats, layout).await;
         let (token, _) = keys::actor_token(&KeyPair::new_account(), json!({}));
@@ -519,10 +520,6 @@ async fn the_first_write_of_dev_creates_the_buckets() {
         told(gateway.claims().put_claims(put).await).unwrap();
         let lattice = described(&gateway, "default").await.unwrap();
         assert_eq!(lattice.claims_count, 1);
-        let (expected, buckets) = match layout {
-            control::Layout::Component => (Layout::Component, 2),
-            _ => (Layout::Kv, 1),
-        };
         assert_eq!(lattice.layout(), expected);
         assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], buckets);
     }

@@ -413,23 +413,20 @@ async fn everything_in_buckets(
     let mut heard = client.subscribe("wasmbus.>").await.unwrap();
     client.flush().await.unwrap();
     put_and_delete_claims(&gateway).await?;
-    let told = match layout {
-        Layout::Component => {
-            put_and_delete_configured_link(&gateway).await?;
-            delete_link_of_a_dotted_source(hosts, &gateway).await?;
-            &[
-                "linkdef_set",
-                "linkdef_deleted",
-                "config_set",
-                "config_deleted",
-                "del",
-            ][..]
-        }
-        _ => {
-            // Hosts tell of these themselves.
-            put_and_delete_link(&gateway).await?;
-            &[]
-        }
+    let told = if layout == Layout::Component {
+        put_and_delete_configured_link(&gateway).await?;
+        delete_link_of_a_dotted_source(hosts, &gateway).await?;
+        &[
+            "linkdef_set",
+            "linkdef_deleted",
+            "config_set",
+            "config_deleted",
+            "del",
+        ][..]
+    } else {
+        // Hosts tell of these themselves.
+        put_and_delete_link(&gateway).await?;
+        &[]
     };
     let mut missing = told.iter().copied().collect::<BTreeSet<_>>();
     let hearing = async {

@@ -127,6 +127,24 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             ..DeleteOciReferenceRequest::default()
         }
         .encode_to_vec(),
+        of_links if of_links.starts_with("InterfaceLinkService/") => {
+            interface_link_request(of_links, lattice)
+        }
+        of_configs if of_configs.starts_with("ConfigService/") => config_request(of_configs, lattice),
+        "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
+        "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
+        "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
+            lattice,
+            ..ProvisionLatticeRequest::default()
+        }
+        .encode_to_vec(),
+        "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}
+
+fn interface_link_request(method: &str, lattice: String) -> Vec<u8> {
+    match method {
         "InterfaceLinkService/PutInterfaceLink" => {
             let mut put = put_interface_link(interface_link("hello"));
             put.lattice = lattice;
@@ -154,6 +172,12 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             ..DeleteInterfaceLinkRequest::default()
         }
         .encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}
+
+fn config_request(method: &str, lattice: String) -> Vec<u8> {
+    match method {
         "ConfigService/PutConfig" => {
             let mut put = put_config(named_config("http-cfg", "value"));
             put.lattice = lattice;
@@ -177,14 +201,6 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             ..DeleteConfigRequest::default()
         }
         .encode_to_vec(),
-        "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
-        "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
-        "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
-            lattice,
-            ..ProvisionLatticeRequest::default()
-        }
-        .encode_to_vec(),
-        "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
         other => panic!("{other} has no request here"),
     }
 }
