@@ -405,6 +405,29 @@ async fn each_layout_serves_what_its_hosts_keep() {
     }
 }
 
+#[tokio::test]
+async fn deletes_of_what_may_be_absent_create_nothing_in_dev() {
+    for (layout, methods) in [
+        (control::Layout::CacheStream, &["LinkDefinition"][..]),
+        (control::Layout::Kv, &["Claims", "LinkDefinition"]),
+        (control::Layout::Component, &["Claims", "Config", "InterfaceLink"]),
+    ] {
+        let nats = Nats::start().await;
+        let gateway = TestGateway::dev_with(&nats, layout).await;
+        for kind in methods {
+            let method = format!("{kind}Service/Delete{kind}");
+            let answer = gateway
+                .call(&method, api::valid_request(&method, "default"))
+                .await;
+            match answer.map_err(Told::from) {
+                Ok(_) => assert_ne!(*kind, "Claims"),
+                Err(told) => assert_eq!(told.reason, ErrorReason::EntryNotFound, "{method}"),
+            }
+        }
+        assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
+    }
+}
+
 /// A gateway on one lattice of which the layout is configured.
 async fn configured(nats: &Nats, lattice: &str, layout: &str) -> TestGateway {
     let text =
