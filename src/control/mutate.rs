@@ -670,6 +670,8 @@ pub(super) fn note(trail: &Trail, result: &Result<Written, ControlError>) {
         return;
     };
     trail.note(|record| {
+        // Which one it was, where the target of a link was left out.
+        record.entry = Some(written.key.to_string());
         record.outcome = Some(written.outcome.as_str().to_owned());
         record.etag_before = written.before.as_ref().map(Etag::encode);
         let after = written.standing().filter(|_| !written.superseded);

@@ -403,14 +403,16 @@ impl Control {
         };
         let mut asked = Asked::new(grant, method, EntryKey::Config(name), desired, terms);
         if !force {
-            let links = self
-                .lattices
-                .open(grant.lattice(), deadline)
-                .await
-                .map_err(nothing_written)?;
-            links.ready(deadline).await.map_err(nothing_written)?;
-            links.fresh(deadline).await.map_err(nothing_written)?;
-            asked.condition = Condition::ConfigUnused(links);
+            match self.lattices.open(grant.lattice(), deadline).await {
+                Ok(links) => {
+                    links.ready(deadline).await.map_err(nothing_written)?;
+                    links.fresh(deadline).await.map_err(nothing_written)?;
+                    asked.condition = Condition::ConfigUnused(links);
+                }
+                // Nothing names it, and what there is to answer is as of any delete.
+                Err(ControlError::NotProvisioned { .. }) => {}
+                Err(error) => return Err(nothing_written(error)),
+            }
         }
         self.mutate(asked, deadline).await
     }

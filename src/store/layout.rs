@@ -179,11 +179,12 @@ impl Part {
         }
     }
 
-    /// The subjects that entries are kept on, as patterns.
+    /// The subjects that entries are kept on, as patterns. A bucket's key can be of several tokens: hosts take a source
+    /// such as `a.b`.
     pub fn home_patterns(self, lattice: &LatticeName) -> Vec<String> {
         match self {
             Self::CacheStream => cache_stream::home_patterns(lattice).into(),
-            Self::Kv | Self::Component | Self::Configs => vec![format!("{}*", self.subject_prefix(lattice))],
+            Self::Kv | Self::Component | Self::Configs => vec![format!("{}>", self.subject_prefix(lattice))],
         }
     }
 

@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use lattice_gateway::proto::{DeleteLinkDefinitionRequest, ErrorReason, GetLatticeRequest};
+use lattice_gateway::proto::{
+    DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest, ErrorReason, GetLatticeRequest, InterfaceLink,
+};
 use serde_json::Value;
 
 use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
     gateway::caller,
-    link, put_link, told, until,
+    interface_link, link, named_config, put_config, put_interface_link, put_link, told, until,
 };
 
-const WRITER: &str = "read links:write refs:write claims:write provision";
+const WRITER: &str = "read links:write refs:write claims:write config:write provision";
 
 async fn gateway_with(nats: &Nats, file: &Path, on_failure: &str) -> TestGateway {
     nats.create_stream("default", Value::Null).await;
@@ -119,6 +121,92 @@ async fn an_attempt_is_recorded_with_who_what_and_what_became_of_it() {
     assert_eq!(of("revision")[2][1], 1);
     assert_eq!(of("validate_only")[4..6], [Value::Bool(false), Value::Bool(true)]);
     assert!(texts("time")[0].ends_with('Z'));
+}
+
+#[tokio::test]
+async fn changes_of_links_that_share_a_record_and_of_configs_are_recorded_each() {
+    let nats = Nats::start().await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
+    nats.create_bucket("CONFIGDATA", "default", Value::Null).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let config = format!(
+        "[audit]\nto = {file:?}\n[lattices.default]\ntrusted_issuers = [\"*\"]\nlayout = \"component\"\nsettle = \"0s\"\n{}",
+        caller("writer", "canary-token", &["default"], WRITER),
+    );
+    let gateway = TestGateway::serving_callers(&nats, &config)
+        .await
+        .showing("canary-token");
+    let put = gateway.put_config(put_config(named_config("http-cfg", "canary-value")));
+    let config = put.await.unwrap().result.unwrap();
+    let one = InterfaceLink {
+        source_config: vec!["http-cfg".into()],
+        ..interface_link("one")
+    };
+    let two = InterfaceLink {
+        name: "second".into(),
+        ..interface_link("two")
+    };
+    // One publish or two: each has a record of its own.
+    let (one, two) = tokio::join!(
+        gateway.put_interface_link(put_interface_link(one)),
+        gateway.put_interface_link(put_interface_link(two)),
+    );
+    let (one, two) = (one.unwrap().result.unwrap(), two.unwrap().result.unwrap());
+    let delete = DeleteInterfaceLinkRequest {
+        lattice: "default".into(),
+        source_id: Some("http-server".into()),
+        wit_namespace: Some("wasi".into()),
+        wit_package: Some("http".into()),
+        ..Default::default()
+    };
+    told(gateway.interface_links().delete_interface_link(delete).await).unwrap();
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("canary"), "{text}");
+    let records = records(&file);
+    assert_eq!(records.len(), 4, "{text}");
+    let written = |entry: &str, method: &str| {
+        let of_entry = |record: &&Value| record["entry"] == entry && record["method"] == method;
+        let record = records.iter().find(of_entry).unwrap();
+        assert_eq!(record["outcome"], "OUTCOME_APPLIED", "{record}");
+        assert!(
+            record["fingerprint"].is_string() && record["request_id"].is_string(),
+            "{record}"
+        );
+        (
+            record["verb"].clone(),
+            record["etag_before"].clone(),
+            record["etag_after"].clone(),
+        )
+    };
+    let (links, configs) = (Value::from("links:write"), Value::from("config:write"));
+    assert_eq!(
+        written("config http-cfg", "PutConfig"),
+        (configs, Value::Null, config.etag.into())
+    );
+    assert_eq!(
+        written(
+            "interface_link http-server default wasi http one",
+            "PutInterfaceLink"
+        ),
+        (links.clone(), Value::Null, one.etag.clone().into())
+    );
+    assert_eq!(
+        written(
+            "interface_link http-server second wasi http two",
+            "PutInterfaceLink"
+        ),
+        (links.clone(), Value::Null, two.etag.into())
+    );
+    // Its target was left out: the record names it.
+    assert_eq!(
+        written(
+            "interface_link http-server default wasi http one",
+            "DeleteInterfaceLink"
+        ),
+        (links, one.etag.into(), Value::Null)
+    );
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::{path::Path, process::Command, time::Duration};
 use lattice_gateway::{
     config::Config,
     proto::{
-        Claims, ErrorReason, GetLinkDefinitionRequest, GetServerInfoRequest, ListLinkDefinitionsRequest,
-        PutClaimsRequest, put_claims_request::Source,
+        Claims, ErrorReason, GetConfigRequest, GetLinkDefinitionRequest, GetServerInfoRequest,
+        ListConfigsRequest, ListLinkDefinitionsRequest, PutClaimsRequest, PutConfigRequest,
+        put_claims_request::Source, put_config_request::Precondition,
     },
 };
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::harness::{
     Nats, TestGateway, Told,
     api::{ACCOUNT, ACTOR, PROVIDER},
     gateway::caller,
-    keys, link, put_link, told, until,
+    keys, link, named_config, put_config, put_link, told, until,
 };
 
 const LATTICE: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\n";
@@ -124,6 +125,74 @@ async fn values_are_shown_to_who_may_read_them_alone() {
         let listed = told(gateway.links().list_link_definitions(list).await).unwrap();
         assert_eq!(listed.link_definitions[0].values.len(), values, "{token}");
     }
+}
+
+#[tokio::test]
+async fn values_of_configs_are_shown_to_who_may_read_them_alone() {
+    let nats = Nats::start().await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
+    nats.create_bucket("CONFIGDATA", "default", Value::Null).await;
+    let callers = [
+        caller("writer", "writes", &["default"], "config:write"),
+        caller("tool", "sees", &["default"], "config:write values:read"),
+        caller("reader", "reads", &["default"], "read"),
+        caller("auditor", "audits", &["default"], "read values:read"),
+    ];
+    let config = format!(
+        "{LATTICE}layout = \"component\"\nsettle = \"0s\"\n{}",
+        callers.concat()
+    );
+    let mut gateway = TestGateway::serving_callers(&nats, &config).await;
+    let put = |change: &dyn Fn(&mut PutConfigRequest)| {
+        let mut put = put_config(named_config("http-cfg", "a-password"));
+        put.request_id = "request-0001".into();
+        change(&mut put);
+        put
+    };
+    let rehearsed = put(&|put| put.validate_only = true);
+    let retried = put(&|put| put.retry_age = Some(Duration::from_secs(1).into()));
+    let unchanged = put(&|put| put.request_id.clear());
+    for (token, values) in [("writes", 0), ("sees", 1)] {
+        gateway = gateway.showing(token);
+        for request in [&rehearsed, &put(&|_| {}), &retried, &unchanged] {
+            let answered = gateway.put_config(request.clone()).await.unwrap();
+            let config = answered.named_config.unwrap();
+            assert_eq!(
+                (config.name.as_str(), config.values.len()),
+                ("http-cfg", values),
+                "{token}"
+            );
+            assert_eq!(config.etag.is_empty(), request.validate_only);
+        }
+    }
+    for (token, values) in [("reads", 0), ("audits", 1)] {
+        gateway = gateway.showing(token);
+        let get = GetConfigRequest {
+            lattice: "default".into(),
+            name: "http-cfg".into(),
+            ..Default::default()
+        };
+        let got = told(gateway.configs().get_config(get).await).unwrap();
+        assert_eq!(got.named_config.unwrap().values.len(), values, "{token}");
+        let list = ListConfigsRequest {
+            lattice: "default".into(),
+            ..Default::default()
+        };
+        let listed = told(gateway.configs().list_configs(list).await).unwrap();
+        assert_eq!(listed.named_configs[0].values.len(), values, "{token}");
+    }
+    // Not in what is refused either, nor in a metric.
+    let gateway = gateway.showing("writes");
+    let refused = gateway
+        .put_config(put(&|put| {
+            put.precondition = Some(Precondition::MustNotExist(true));
+            put.request_id.clear();
+        }))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.reason, ErrorReason::EntryExists);
+    assert!(!format!("{refused:?}").contains("a-password"));
+    assert!(!gateway.metrics().await.contains("a-password"));
 }
 
 #[tokio::test]

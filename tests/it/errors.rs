@@ -10,8 +10,9 @@ use lattice_gateway::{
     config::Config,
     control::lattices::Storage,
     proto::{
-        Consistency, DeleteOciReferenceRequest, ErrorReason, GetLinkDefinitionRequest, ListClaimsRequest,
-        ListLatticesRequest, PutClaimsRequest, PutLinkDefinitionRequest, Revision, consistency::Requirement,
+        Consistency, DeleteConfigRequest, DeleteOciReferenceRequest, ErrorReason, GetInterfaceLinkRequest,
+        GetLinkDefinitionRequest, Layout, ListClaimsRequest, ListLatticesRequest, ProvisionLatticeRequest,
+        PutClaimsRequest, PutLinkDefinitionRequest, Revision, consistency::Requirement,
         put_claims_request::Source, put_link_definition_request::Precondition,
     },
 };
@@ -23,7 +24,7 @@ use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
     gateway::{self, caller},
-    keys, link, put_link, told, until,
+    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
     wire::Wire,
 };
 
@@ -37,7 +38,7 @@ enum Retry {
 }
 use Retry::{Advised, NotAdvised};
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 33] = [
     (ErrorReason::InvalidField, Code::InvalidArgument, &[], NotAdvised),
     (
         ErrorReason::LimitExceeded,
@@ -147,20 +148,45 @@ const ROWS: [Row; 29] = [
     ),
     (ErrorReason::RateLimited, Code::ResourceExhausted, &[], Advised),
     (ErrorReason::QuotaExceeded, Code::ResourceExhausted, &[], Advised),
+    (
+        ErrorReason::LinkConflict,
+        Code::FailedPrecondition,
+        &["entry"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::AmbiguousLink,
+        Code::FailedPrecondition,
+        &["targets"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::ConfigNotFound,
+        Code::FailedPrecondition,
+        &["configs"],
+        NotAdvised,
+    ),
+    (
+        ErrorReason::ConfigInUse,
+        Code::FailedPrecondition,
+        &["link"],
+        NotAdvised,
+    ),
 ];
 
 #[tokio::test]
 async fn every_reason_is_reached_and_says_what_the_contract_promises() {
-    let (callers, requests, waits, refusals, full, absent, drained) = tokio::join!(
+    let (callers, requests, links, waits, refusals, full, absent, drained) = tokio::join!(
         of_callers(),
         of_requests(),
+        of_later_links(),
         of_a_broken_wire(),
         of_a_restricted_user(),
         of_a_full_server(),
         without_jetstream(),
         while_draining()
     );
-    let reached = [callers, requests, waits, refusals, full, absent, drained]
+    let reached = [callers, requests, links, waits, refusals, full, absent, drained]
         .into_iter()
         .flatten();
     let reached = reached
@@ -203,6 +229,22 @@ async fn every_reason_is_reached_and_says_what_the_contract_promises() {
         "lattices.both.layout"
     );
     assert_eq!(reached["INTERNAL"].message, "internal error", "a fixed text");
+    for (reason, key, value) in [
+        (
+            "LINK_CONFLICT",
+            "entry",
+            "interface_link http-server default wasi http hello",
+        ),
+        ("AMBIGUOUS_LINK", "targets", "hello, other"),
+        ("CONFIG_NOT_FOUND", "configs", "absent, missing"),
+        (
+            "CONFIG_IN_USE",
+            "link",
+            "interface_link http-server default wasi http hello",
+        ),
+    ] {
+        assert_eq!(reached[reason].metadata[key], value, "{reason}");
+    }
     assert!(reached["BACKEND_FORBIDDEN"].metadata["subject"].starts_with("lc.default.linkdefs."));
 }
 
@@ -329,6 +371,51 @@ async fn of_other_calls(gateway: &TestGateway) -> Vec<Told> {
         refused(gateway, "ClaimsService/PutClaims", bad_token).await,
         refused(gateway, "OciReferenceService/DeleteOciReference", delete).await,
         refused(gateway, "LinkDefinitionService/GetLinkDefinition", get).await,
+    ]
+}
+
+/// What links of wasmCloud 1.x and their configs are refused for.
+async fn of_later_links() -> Vec<Told> {
+    let nats = Nats::start().await;
+    let lattice = "[lattices.default]\ntrusted_issuers = [\"*\"]\nlayout = \"component\"\nsettle = \"0s\"\n";
+    let gateway = TestGateway::serving(&nats, lattice).await;
+    let provision = ProvisionLatticeRequest {
+        lattice: "default".into(),
+        layout: Layout::Component.into(),
+        ..Default::default()
+    };
+    told(gateway.lattices().provision_lattice(provision).await).unwrap();
+    gateway
+        .put_config(put_config(named_config("http-cfg", "value")))
+        .await
+        .unwrap();
+    let put = async |target: &str, interface: &str, configs: &[&str]| {
+        let mut link = interface_link(target);
+        link.interfaces = vec![interface.to_owned()];
+        link.source_config = configs.iter().map(|name| (*name).to_owned()).collect();
+        gateway.put_interface_link(put_interface_link(link)).await
+    };
+    put("hello", "incoming-handler", &["http-cfg"]).await.unwrap();
+    put("other", "outgoing-handler", &[]).await.unwrap();
+    let get = GetInterfaceLinkRequest {
+        lattice: "default".into(),
+        source_id: Some("http-server".into()),
+        wit_namespace: Some("wasi".into()),
+        wit_package: Some("http".into()),
+        ..Default::default()
+    };
+    let delete = DeleteConfigRequest {
+        lattice: "default".into(),
+        name: "http-cfg".into(),
+        ..Default::default()
+    };
+    vec![
+        put("third", "incoming-handler", &[]).await.unwrap_err(),
+        put("hello", "incoming-handler", &["absent", "http-cfg", "missing"])
+            .await
+            .unwrap_err(),
+        refused(&gateway, "InterfaceLinkService/GetInterfaceLink", get).await,
+        refused(&gateway, "ConfigService/DeleteConfig", delete).await,
     ]
 }
 

@@ -14,6 +14,8 @@ pub mod wait;
 pub mod wire;
 
 pub use bucket::Bucket;
-pub use gateway::{TestGateway, Told, link, put_link, told};
+pub use gateway::{
+    TestGateway, Told, interface_link, link, named_config, put_config, put_interface_link, put_link, told,
+};
 pub use nats::Nats;
 pub use wait::until;

@@ -2,13 +2,19 @@
 
 use data_encoding::BASE32_NOPAD;
 use futures_util::StreamExt;
-use lattice_gateway::proto::{
-    Claims, Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest,
-    GetLinkDefinitionRequest, LinkDefinition, ListClaimsRequest, OciReference, ProvisionLatticeRequest,
-    PutClaimsRequest, PutLinkDefinitionRequest, Revision, SetOciReferenceRequest,
-    consistency::Requirement,
-    put_claims_request::{self, Source},
-    put_link_definition_request::Precondition,
+use lattice_gateway::{
+    control::lattices::Layout,
+    proto::{
+        Claims, Consistency, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
+        ErrorReason, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest, GetLinkDefinitionRequest,
+        InterfaceLink, LinkDefinition, ListClaimsRequest, NamedConfig, OciReference, Outcome,
+        ProvisionLatticeRequest, PutClaimsRequest, PutConfigRequest, PutInterfaceLinkRequest,
+        PutLinkDefinitionRequest, Revision, SetOciReferenceRequest,
+        consistency::Requirement,
+        put_claims_request::{self, Source},
+        put_config_request, put_interface_link_request,
+        put_link_definition_request::Precondition,
+    },
 };
 use nkeys::KeyPair;
 use pbjson_types::Duration;
@@ -19,12 +25,14 @@ use tonic::Code;
 use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACCOUNT, ACTOR, PROVIDER},
-    keys, link, put_link,
+    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
 };
 
 const PUT_LINK: &str = "LinkDefinitionService/PutLinkDefinition";
 const PUT_CLAIMS: &str = "ClaimsService/PutClaims";
 const SET_REFERENCE: &str = "OciReferenceService/SetOciReference";
+const PUT_INTERFACE_LINK: &str = "InterfaceLinkService/PutInterfaceLink";
+const PUT_CONFIG: &str = "ConfigService/PutConfig";
 
 /// A request, and how it must be refused.
 struct Case {
@@ -338,6 +346,164 @@ fn of_references() -> Vec<Case> {
     cases
 }
 
+/// A change of a link by one text, and the field that it is refused at.
+type LinkField = (&'static str, fn(&mut InterfaceLink, &str));
+
+/// What hosts put into subjects as it is, and may be neither empty nor long.
+const IDS: [LinkField; 2] = [
+    ("source_id", |link, text| link.source_id = text.into()),
+    ("target", |link, text| link.target = text.into()),
+];
+
+/// Names of the WIT.
+const WIT_NAMES: [LinkField; 3] = [
+    ("wit_namespace", |link, text| link.wit_namespace = text.into()),
+    ("wit_package", |link, text| link.wit_package = text.into()),
+    ("interfaces[0]", |link, text| link.interfaces = vec![text.into()]),
+];
+
+/// Names of configs.
+const LINK_CONFIGS: [LinkField; 2] = [
+    ("source_config[0]", |link, text| {
+        link.source_config = vec![text.into()];
+    }),
+    ("target_config[0]", |link, text| {
+        link.target_config = vec![text.into()];
+    }),
+];
+
+fn no_config_names() -> impl Iterator<Item = &'static str> {
+    let but_for_slashes = NO_NAMES.into_iter().filter(|name| *name != "a/b");
+    but_for_slashes.chain([":", "http.cfg", ".http", "http."])
+}
+
+fn of_interface_links() -> Vec<Case> {
+    let put = |change: &dyn Fn(&mut InterfaceLink)| {
+        let mut link = interface_link("hello");
+        change(&mut link);
+        put_interface_link(link)
+    };
+    let mut cases = Vec::new();
+    let mut refused = |what: &str, (field, set): LinkField| {
+        let field = format!("interface_link.{field}");
+        let request = put(&|link| set(link, what));
+        cases.push(Case::refused(what, PUT_INTERFACE_LINK, &request, &[&field]));
+    };
+    for field in IDS {
+        NO_NAMES
+            .into_iter()
+            .chain(["", ":"])
+            .for_each(|name| refused(name, field));
+    }
+    let name: LinkField = ("name", |link, text| link.name = text.into());
+    NO_NAMES
+        .into_iter()
+        .chain([":"])
+        .for_each(|text| refused(text, name));
+    for field in WIT_NAMES {
+        NO_NAMES
+            .into_iter()
+            .chain(["", ":", "a_b", "wasi:http"])
+            .for_each(|name| refused(name, field));
+    }
+    for field in LINK_CONFIGS {
+        no_config_names()
+            .chain([""])
+            .for_each(|name| refused(name, field));
+    }
+    for (field, set) in [&IDS[..], &WIT_NAMES, &LINK_CONFIGS, &[name]].concat() {
+        let request = put(&|link| set(link, &"n".repeat(129)));
+        let field = format!("interface_link.{field}");
+        let case = Case::refused("over a limit", PUT_INTERFACE_LINK, &request, &[&field]);
+        cases.push(case.for_reason(ErrorReason::LimitExceeded));
+    }
+    let names = |count: usize| (0..count).map(|number| format!("n{number}")).collect::<Vec<_>>();
+    let lists = [
+        ("interfaces", put(&|link| link.interfaces = names(65))),
+        ("source_config", put(&|link| link.source_config = names(65))),
+        ("target_config", put(&|link| link.target_config = names(65))),
+    ];
+    for (field, request) in lists {
+        let field = format!("interface_link.{field}");
+        let case = Case::refused("a long list", PUT_INTERFACE_LINK, &request, &[&field]);
+        cases.push(case.for_reason(ErrorReason::LimitExceeded));
+    }
+    let twice = put(&|link| link.interfaces = vec!["a".into(), "b".into(), "a".into()]);
+    let absent = PutInterfaceLinkRequest {
+        interface_link: None,
+        ..put(&|_| {})
+    };
+    let none = put(&|link| link.interfaces.clear());
+    for (what, request, field) in [
+        ("one twice", twice, "interface_link.interfaces[2]"),
+        ("no interface", none, "interface_link.interfaces"),
+        ("no link", absent, "interface_link"),
+    ] {
+        cases.push(Case::refused(what, PUT_INTERFACE_LINK, &request, &[field]));
+    }
+    for method in [
+        "InterfaceLinkService/GetInterfaceLink",
+        "InterfaceLinkService/DeleteInterfaceLink",
+    ] {
+        // Both have the lattice as their first field, and nothing else is set.
+        let nameless = GetClaimsRequest {
+            lattice: "default".into(),
+            ..Default::default()
+        };
+        let fields = ["source_id", "wit_namespace", "wit_package"];
+        cases.push(Case::refused("no key", method, &nameless, &fields));
+    }
+    cases
+}
+
+fn of_configs() -> Vec<Case> {
+    let put = |change: &dyn Fn(&mut NamedConfig)| {
+        let mut config = named_config("http-cfg", "value");
+        change(&mut config);
+        put_config(config)
+    };
+    let mut cases = Vec::new();
+    for name in no_config_names().chain([""]) {
+        let request = put(&|config| config.name = name.into());
+        cases.push(Case::refused(name, PUT_CONFIG, &request, &["named_config.name"]));
+    }
+    let absent = PutConfigRequest {
+        named_config: None,
+        ..put(&|_| {})
+    };
+    cases.push(Case::refused("no config", PUT_CONFIG, &absent, &["named_config"]));
+    let request = put(&|config| drop(config.values.insert(String::new(), "v".into())));
+    let field = "named_config.values[\"\"]";
+    cases.push(Case::refused("an empty key", PUT_CONFIG, &request, &[field]));
+    let over_a_limit = [
+        (
+            put(&|config| config.name = "n".repeat(129)),
+            "named_config.name".to_owned(),
+        ),
+        (
+            put(&|config| config.values = (0..257).map(|key| (key.to_string(), String::new())).collect()),
+            "named_config.values".to_owned(),
+        ),
+        (
+            put(&|config| config.values = [("é".repeat(256), String::new())].into()),
+            format!("named_config.values[\"{}\"]", "é".repeat(40)),
+        ),
+    ];
+    for (request, field) in over_a_limit {
+        let case = Case::refused("over a limit", PUT_CONFIG, &request, &[&field]);
+        cases.push(case.for_reason(ErrorReason::LimitExceeded));
+    }
+    for method in ["ConfigService/GetConfig", "ConfigService/DeleteConfig"] {
+        // Both have the lattice as their first field, and nothing else is set.
+        let nameless = GetClaimsRequest {
+            lattice: "default".into(),
+            ..Default::default()
+        };
+        cases.push(Case::refused("no key", method, &nameless, &["name"]));
+    }
+    cases
+}
+
 fn of_unsigned_claims() -> Vec<Case> {
     let put = |change: &dyn Fn(&mut Claims)| {
         let mut claims = Claims {
@@ -379,12 +545,16 @@ fn of_unsigned_claims() -> Vec<Case> {
             claims.claims_revision = revision.into();
         });
     }
-    refused("not kept", "contract_id", &|claims| {
-        claims.contract_id = "wasmcloud:httpserver".into();
-    });
-    refused("not kept", "config_schema", &|claims| {
-        claims.config_schema = "{}".into();
-    });
+    for contract in NO_NAMES {
+        refused(contract, "contract_id", &|claims| {
+            claims.contract_id = contract.into();
+        });
+    }
+    for schema in ["{", "'", "{} {}", "\0"] {
+        refused(schema, "config_schema", &|claims| {
+            claims.config_schema = schema.into();
+        });
+    }
     let no_source = PutClaimsRequest {
         source: None,
         ..put(&|_| {})
@@ -664,7 +834,7 @@ fn of_everything() -> Vec<Case> {
             tags: vec![String::new()],
             claims_revision: "x".into(),
             version: "\0".into(),
-            contract_id: "c".into(),
+            contract_id: "*".into(),
             config_schema: "s".into(),
             ..Default::default()
         })),
@@ -709,6 +879,70 @@ fn of_everything() -> Vec<Case> {
     ]
 }
 
+/// As [`of_everything`], of what hosts since 1.0 keep.
+fn of_everything_of_later_hosts() -> Vec<Case> {
+    let interface_link = PutInterfaceLinkRequest {
+        lattice: ">".into(),
+        interface_link: Some(InterfaceLink {
+            source_id: "*".into(),
+            target: ">".into(),
+            name: ".".into(),
+            wit_namespace: "a.b".into(),
+            wit_package: "\0".into(),
+            interfaces: vec!["ok".into(), "*".into()],
+            source_config: vec!["a.b".into(), "ok".into()],
+            target_config: vec!["\n".into()],
+            // Output only: ignored, however odd.
+            etag: "*".into(),
+            revision: None,
+            update_time: None,
+        }),
+        request_id: "short".into(),
+        precondition: Some(put_interface_link_request::Precondition::MustExist(false)),
+        ..Default::default()
+    };
+    let interface_link_fields = [
+        "lattice",
+        "interface_link.source_id",
+        "interface_link.target",
+        "interface_link.name",
+        "interface_link.wit_namespace",
+        "interface_link.wit_package",
+        "interface_link.interfaces[1]",
+        "interface_link.source_config[0]",
+        "interface_link.target_config[0]",
+        "request_id",
+        "must_exist",
+    ];
+    let config = PutConfigRequest {
+        lattice: String::new(),
+        named_config: Some(NamedConfig {
+            name: "*".into(),
+            values: [(String::new(), String::new())].into(),
+            ..Default::default()
+        }),
+        request_id: "*".into(),
+        precondition: Some(put_config_request::Precondition::MustNotExist(false)),
+        ..Default::default()
+    };
+    let config_fields = [
+        "lattice",
+        "named_config.name",
+        "named_config.values[\"\"]",
+        "request_id",
+        "must_not_exist",
+    ];
+    vec![
+        Case::refused(
+            "every field",
+            PUT_INTERFACE_LINK,
+            &interface_link,
+            &interface_link_fields,
+        ),
+        Case::refused("every field", PUT_CONFIG, &config, &config_fields),
+    ]
+}
+
 #[tokio::test]
 async fn hostile_requests_are_refused_and_nothing_of_them_reaches_nats() {
     let nats = Nats::start().await;
@@ -721,11 +955,14 @@ async fn hostile_requests_are_refused_and_nothing_of_them_reaches_nats() {
         of_lattice_names(),
         of_links(),
         of_references(),
+        of_interface_links(),
+        of_configs(),
         of_unsigned_claims(),
         of_tokens(),
         of_terms(),
         of_reads(),
         of_everything(),
+        of_everything_of_later_hosts(),
     ];
     for case in cases.into_iter().flatten() {
         let what = format!("{}: {:?}", case.method, case.what);
@@ -757,13 +994,196 @@ async fn hostile_requests_are_refused_and_nothing_of_them_reaches_nats() {
     assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
 }
 
+/// What hosts of a layout do not keep of claims is not taken and dropped: the caller would believe that it stands.
+#[tokio::test]
+async fn claims_that_the_layout_does_not_keep_are_refused_by_their_fields() {
+    const CONTRACT: &str = "claims.contract_id";
+    const SCHEMA: &str = "claims.config_schema";
+    const ALL: fn(&mut Claims) = |claims| {
+        claims.call_alias = "echo".into();
+        claims.capabilities = vec!["wasmcloud:httpserver".into()];
+        claims.tags = vec!["a".into()];
+        claims.contract_id = "wasmcloud:httpserver".into();
+        claims.config_schema = "{}".into();
+    };
+    const NOTHING: fn(&mut Claims) = |_| {};
+    let nats = Nats::start().await;
+    for (layout, key, change, fields) in [
+        (Layout::CacheStream, ACTOR, ALL, &[CONTRACT, SCHEMA][..]),
+        (Layout::CacheStream, PROVIDER, ALL, &[CONTRACT, SCHEMA]),
+        (Layout::Kv, ACTOR, ALL, &[CONTRACT, SCHEMA]),
+        // Some hosts take claims of a provider without one for an actor's.
+        (Layout::Kv, PROVIDER, NOTHING, &[CONTRACT]),
+        (
+            Layout::Component,
+            ACTOR,
+            ALL,
+            &[CONTRACT, SCHEMA, "claims.capabilities"],
+        ),
+        (
+            Layout::Component,
+            PROVIDER,
+            ALL,
+            &[
+                CONTRACT,
+                "claims.capabilities",
+                "claims.call_alias",
+                "claims.tags",
+            ],
+        ),
+    ] {
+        let gateway = TestGateway::dev_with(&nats, layout).await;
+        let mut claims = Claims {
+            public_key: key.into(),
+            issuer: ACCOUNT.into(),
+            name: "Echo".into(),
+            ..Default::default()
+        };
+        change(&mut claims);
+        let put = put_claims(Source::Claims(claims)).encode_to_vec();
+        let told = Told::from(gateway.call(PUT_CLAIMS, put).await.unwrap_err());
+        let what = format!("{layout:?} {key}");
+        assert_eq!(told.reason, ErrorReason::InvalidField, "{what}");
+        assert_eq!(told.fields, fields, "{what}");
+    }
+    assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
+}
+
+/// Whatever is stored can be read and deleted, so that any text names something; what is not there is asked of nobody.
+#[tokio::test]
+async fn hostile_keys_of_reads_and_deletes_name_nothing() {
+    let nats = Nats::start().await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
+    nats.create_bucket("CONFIGDATA", "default", Value::Null).await;
+    let lattice = "[lattices.default]\ntrusted_issuers = [\"*\"]\nlayout = \"component\"\nsettle = \"0s\"\n";
+    let gateway = TestGateway::serving(&nats, lattice).await;
+    let tap = nats.client().await;
+    let mut tapped = tap.subscribe(">").await.unwrap();
+    tap.flush().await.unwrap();
+
+    let long = "canary".repeat(1_000);
+    for name in NO_NAMES.into_iter().chain(["canary", &long]) {
+        for target in [None, Some(name.to_owned())] {
+            let get = GetInterfaceLinkRequest {
+                lattice: "default".into(),
+                source_id: Some(name.into()),
+                name: Some(name.into()),
+                wit_namespace: Some(name.into()),
+                wit_package: Some(name.into()),
+                target: target.clone(),
+                ..Default::default()
+            };
+            let absent = told(gateway.interface_links().get_interface_link(get.clone()).await);
+            assert_eq!(absent.unwrap_err().reason, ErrorReason::EntryNotFound, "{name:?}");
+            let delete = DeleteInterfaceLinkRequest {
+                lattice: get.lattice,
+                source_id: get.source_id,
+                name: get.name,
+                wit_namespace: get.wit_namespace,
+                wit_package: get.wit_package,
+                target,
+                allow_missing: true,
+                ..Default::default()
+            };
+            let deleted = told(gateway.interface_links().delete_interface_link(delete).await);
+            let result = deleted.unwrap().result.unwrap();
+            assert_eq!(result.outcome(), Outcome::Unchanged, "{name:?}");
+        }
+        let get = GetConfigRequest {
+            lattice: "default".into(),
+            name: name.into(),
+            ..Default::default()
+        };
+        let absent = told(gateway.configs().get_config(get).await);
+        assert_eq!(absent.unwrap_err().reason, ErrorReason::EntryNotFound, "{name:?}");
+        let delete = DeleteConfigRequest {
+            lattice: "default".into(),
+            name: name.into(),
+            allow_missing: true,
+            ..Default::default()
+        };
+        let deleted = told(gateway.configs().delete_config(delete).await);
+        let result = deleted.unwrap().result.unwrap();
+        assert_eq!(result.outcome(), Outcome::Unchanged, "{name:?}");
+    }
+
+    tap.publish("the.end", "".into()).await.unwrap();
+    loop {
+        let message = tapped.next().await.unwrap();
+        let subject = message.subject.as_str();
+        if subject == "the.end" {
+            break;
+        }
+        let is_of_jetstream = subject.starts_with("$JS.") || subject.starts_with("_INBOX");
+        assert!(is_of_jetstream && !subject.contains("canary"), "{subject}");
+    }
+    for bucket in ["LATTICEDATA", "CONFIGDATA"] {
+        let info = nats
+            .api(&format!("STREAM.INFO.KV_{bucket}_default"), Value::Null)
+            .await;
+        assert_eq!(info["state"]["last_seq"], 0);
+    }
+}
+
+/// What a host or anybody else has stored is shown, deletable, and misdirects nobody when it is deleted.
+#[tokio::test]
+async fn stored_links_that_would_misdirect_are_deleted_and_told_to_no_subject_of_theirs() {
+    let nats = Nats::start().await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
+    nats.create_bucket("CONFIGDATA", "default", Value::Null).await;
+    let lattice = "[lattices.default]\ntrusted_issuers = [\"*\"]\nlayout = \"component\"\nsettle = \"0s\"\n";
+    let gateway = TestGateway::serving(&nats, lattice).await;
+    let targets = ["*", ">", "a.b", "a b", "", "x\r\nPUB y 0\r\n\r\n"];
+    let links = targets.map(|target| {
+        json!({
+            "source_id": "a.b", "target": target, "name": "*", "wit_namespace": ">", "wit_package": "",
+            "interfaces": [], "source_config": [], "target_config": [],
+        })
+    });
+    let record = json!({"url": "", "links": links}).to_string();
+    nats.publish_raw("$KV.LATTICEDATA_default.COMPONENT_a.b", record)
+        .await;
+    let tap = nats.client().await;
+    let mut tapped = tap.subscribe("wasmbus.>").await.unwrap();
+    tap.flush().await.unwrap();
+
+    for target in targets {
+        let delete = DeleteInterfaceLinkRequest {
+            lattice: "default".into(),
+            source_id: Some("a.b".into()),
+            name: Some("*".into()),
+            wit_namespace: Some(">".into()),
+            wit_package: Some(String::new()),
+            target: Some(target.into()),
+            ..Default::default()
+        };
+        let deleted = until("the host's record is seen", async || {
+            told(
+                gateway
+                    .interface_links()
+                    .delete_interface_link(delete.clone())
+                    .await,
+            )
+            .ok()
+        })
+        .await;
+        assert_eq!(deleted.result.unwrap().outcome(), Outcome::Applied, "{target:?}");
+    }
+    tap.publish("wasmbus.end", "".into()).await.unwrap();
+    loop {
+        let message = tapped.next().await.unwrap();
+        match message.subject.as_str() {
+            "wasmbus.end" => break,
+            subject => assert_eq!(subject, "wasmbus.evt.default.linkdef_deleted"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_call_of_the_api_is_refused() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;
     for method in [
-        "InterfaceLinkService/PutInterfaceLink",
-        "ConfigService/PutConfig",
         "WatchService/Watch",
         "ApplyService/Apply",
         "ApplyService/ApplyManifest",

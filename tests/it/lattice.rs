@@ -1,10 +1,14 @@
 //! `LatticeService`: which lattices there are, how they are kept, and what the server tells of itself.
 
 use futures_util::future::join_all;
-use lattice_gateway::proto::{
-    ErrorReason, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice, Layout, Limits,
-    LinkDefinition, ListClaimsRequest, ListLatticesRequest, OciReference, ProvisionLatticeRequest,
-    ProvisionLatticeResponse, PutClaimsRequest, SetOciReferenceRequest, Storage, put_claims_request::Source,
+use lattice_gateway::{
+    control::lattices as control,
+    proto::{
+        ErrorReason, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice, Layout, Limits,
+        LinkDefinition, ListClaimsRequest, ListLatticesRequest, OciReference, ProvisionLatticeRequest,
+        ProvisionLatticeResponse, PutClaimsRequest, SetOciReferenceRequest, Storage,
+        put_claims_request::Source,
+    },
 };
 use nkeys::KeyPair;
 use prost::Message;
@@ -13,7 +17,7 @@ use tonic::Code;
 
 use crate::harness::{
     Nats, TestGateway, Told,
-    api::{ACTOR, PROVIDER},
+    api::{self, ACTOR, PROVIDER},
     keys, link, put_link, told, until,
 };
 
@@ -41,28 +45,18 @@ async fn provisioned(
 }
 
 async fn config_of(nats: &Nats, lattice: &str) -> Value {
-    let info = nats
-        .api(&format!("STREAM.INFO.LATTICECACHE_{lattice}"), Value::Null)
-        .await;
+    config_of_stream(nats, &format!("LATTICECACHE_{lattice}")).await
+}
+
+/// The stream's configuration; null where there is no such stream.
+async fn config_of_stream(nats: &Nats, stream: &str) -> Value {
+    let info = nats.api(&format!("STREAM.INFO.{stream}"), Value::Null).await;
     info["config"].clone()
 }
 
 /// Creates the bucket of a lattice, as hosts since 0.60 do.
 async fn create_bucket(nats: &Nats, lattice: &str, changes: Value) {
-    let mut config = json!({
-        "name": format!("KV_LATTICEDATA_{lattice}"), "subjects": [format!("$KV.LATTICEDATA_{lattice}.>")],
-        "retention": "limits", "max_consumers": -1, "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
-        "allow_direct": true, "mirror_direct": false, "deny_delete": true, "sealed": false, "deny_purge": false,
-        "allow_rollup_hdrs": true, "max_age": 0, "max_msg_size": -1, "storage": "file", "discard": "new",
-        "num_replicas": 1, "duplicate_window": 120_000_000_000_u64,
-    });
-    for (name, value) in changes.as_object().into_iter().flatten() {
-        config[name] = value.clone();
-    }
-    let answer = nats
-        .api(&format!("STREAM.CREATE.KV_LATTICEDATA_{lattice}"), config)
-        .await;
-    assert_eq!(answer["error"], Value::Null, "{answer}");
+    nats.create_bucket("LATTICEDATA", lattice, changes).await;
 }
 
 /// What a host of layout `cache-stream` asks for, in every version.
@@ -186,13 +180,371 @@ async fn what_is_there_is_used_as_it_is() {
         assert_eq!(told.reason, ErrorReason::InvalidField);
         assert_eq!(told.fields, [field]);
     }
+}
+
+/// What a host of layout `kv` asks for (wasmCloud OTP 0.60 to 0.63), and one of layout `component` has (wasmCloud 1.9.2);
+/// that one has a second bucket besides, which is equal but for its name.
+const HOSTS_OWN_BUCKETS: [(Layout, &str, &[&str], &str); 2] = [
+    (
+        Layout::Kv,
+        "kv",
+        &["LATTICEDATA"],
+        r#"{"name":"KV_LATTICEDATA_default","subjects":["$KV.LATTICEDATA_default.>"],"retention":"limits","max_consumers":-1,"max_msgs_per_subject":1,"max_msgs":-1,"max_bytes":-1,"allow_direct":true,"mirror_direct":false,"deny_delete":true,"sealed":false,"deny_purge":false,"allow_rollup_hdrs":true,"max_age":0,"max_msg_size":-1,"storage":"file","discard":"new","num_replicas":1,"duplicate_window":120000000000}"#,
+    ),
+    (
+        Layout::Component,
+        "component",
+        &["LATTICEDATA", "CONFIGDATA"],
+        r#"{"allow_direct":true,"allow_msg_ttl":false,"allow_rollup_hdrs":true,"compression":"none","consumer_limits":{},"deny_delete":true,"deny_purge":false,"discard":"new","duplicate_window":120000000000,"max_age":0,"max_bytes":-1,"max_consumers":-1,"max_msg_size":-1,"max_msgs":-1,"max_msgs_per_subject":1,"mirror_direct":false,"name":"KV_LATTICEDATA_default","num_replicas":1,"retention":"limits","sealed":false,"storage":"file","subjects":["$KV.LATTICEDATA_default.>"]}"#,
+    ),
+];
+
+fn provision_as(lattice: &str, layout: Layout) -> ProvisionLatticeRequest {
+    ProvisionLatticeRequest {
+        layout: layout.into(),
+        ..provision(lattice)
+    }
+}
+
+#[tokio::test]
+async fn provisioned_buckets_are_exactly_what_hosts_create_and_say_the_layout_besides() {
+    for (layout, noted, buckets, hosts_own) in HOSTS_OWN_BUCKETS {
+        let (nats, hosts) = (Nats::start().await, Nats::start().await);
+        let gateway = TestGateway::at(&nats.url()).await;
+        let dry = ProvisionLatticeRequest {
+            validate_only: true,
+            ..provision_as("default", layout)
+        };
+        let answer = provisioned(&gateway, dry.clone()).await.unwrap();
+        assert_eq!((answer.created, answer.lattice), (true, None));
+        assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
+
+        let answer = provisioned(&gateway, provision_as("default", layout))
+            .await
+            .unwrap();
+        assert!(answer.created);
+        let lattice = answer.lattice.unwrap();
+        assert_eq!((lattice.name.as_str(), lattice.layout()), ("default", layout));
+        assert_eq!(lattice.stream, "KV_LATTICEDATA_default");
+        assert_eq!(lattice.drift, []);
+        assert_eq!(lattice.durability.unwrap().storage(), Storage::File);
+        let names = nats.api("STREAM.NAMES", Value::Null).await;
+        assert_eq!(names["total"], buckets.len());
+        for bucket in buckets {
+            let stream = format!("KV_{bucket}_default");
+            let own = serde_json::from_str(&hosts_own.replace("LATTICEDATA", bucket)).unwrap();
+            let created = hosts.api(&format!("STREAM.CREATE.{stream}"), own).await;
+            assert_eq!(created["error"], Value::Null);
+            let mut config = config_of_stream(&nats, &stream).await;
+            let metadata = config["metadata"].take();
+            let mut of_hosts = config_of_stream(&hosts, &stream).await;
+            // The server notes something there too.
+            let mut expected = of_hosts["metadata"].take();
+            expected["lattice-gateway.layout"] = noted.into();
+            assert_eq!(metadata, expected, "{stream}");
+            assert_eq!(config, of_hosts, "{stream}");
+        }
+
+        let before = infos(&nats, buckets).await;
+        for request in [dry, provision_as("default", layout)] {
+            let answer = provisioned(&gateway, request).await.unwrap();
+            assert!(!answer.created);
+            assert_eq!(answer.lattice.unwrap().layout(), layout);
+        }
+        assert_eq!(infos(&nats, buckets).await, before);
+        // A half is made whole.
+        if layout == Layout::Component {
+            nats.api("STREAM.DELETE.KV_CONFIGDATA_default", Value::Null).await;
+            let answer = provisioned(&gateway, provision_as("default", layout)).await;
+            assert!(answer.unwrap().created);
+            assert_ne!(
+                config_of_stream(&nats, "KV_CONFIGDATA_default").await,
+                Value::Null
+            );
+        }
+    }
+}
+
+/// The configurations of buckets, and when each was created.
+async fn infos(nats: &Nats, buckets: &[&str]) -> Vec<(Value, Value)> {
+    let infos = buckets.iter().map(async |bucket| {
+        let info = nats
+            .api(&format!("STREAM.INFO.KV_{bucket}_default"), Value::Null)
+            .await;
+        (info["config"].clone(), info["created"].clone())
+    });
+    join_all(infos).await
+}
+
+#[tokio::test]
+async fn storage_of_buckets_is_chosen_and_what_hosts_made_is_used_as_it_is() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::at(&nats.url()).await;
     for layout in [Layout::Kv, Layout::Component] {
         let request = ProvisionLatticeRequest {
-            layout: layout.into(),
-            ..provision("later")
+            storage: Storage::Memory.into(),
+            ..provision_as(&format!("memory-{}", i32::from(layout)), layout)
         };
-        let told = provisioned(&gateway, request).await.unwrap_err();
-        assert_eq!(told.reason, ErrorReason::LayoutUnsupported);
+        let lattice = provisioned(&gateway, request).await.unwrap().lattice.unwrap();
+        assert_eq!(lattice.durability.unwrap().storage(), Storage::Memory);
+        let drift = lattice
+            .drift
+            .iter()
+            .map(|drift| (&*drift.field, drift.blocks_writes));
+        assert_eq!(drift.collect::<Vec<_>>(), [("storage", false)]);
+    }
+    // A host of 1.x has made both, says nothing of the layout, and has a component.
+    let changes = json!({"max_msgs_per_subject": 5, "description": "mine"});
+    create_bucket(&nats, "default", changes.clone()).await;
+    nats.create_bucket("CONFIGDATA", "default", changes).await;
+    nats.publish_raw(
+        "$KV.LATTICEDATA_default.COMPONENT_hello",
+        r#"{"url":"","links":[]}"#,
+    )
+    .await;
+    let before = infos(&nats, &["LATTICEDATA", "CONFIGDATA"]).await;
+    let answer = provisioned(&gateway, provision_as("default", Layout::Component)).await;
+    let answer = answer.unwrap();
+    assert!(!answer.created);
+    let drift = answer.lattice.unwrap().drift;
+    let drift = drift.iter().map(|drift| (&*drift.field, drift.blocks_writes));
+    assert_eq!(drift.collect::<Vec<_>>(), [("max_msgs_per_subject", false)]);
+    assert_eq!(infos(&nats, &["LATTICEDATA", "CONFIGDATA"]).await, before);
+}
+
+#[tokio::test]
+async fn beside_the_stream_or_bucket_of_another_layout_nothing_is_provisioned() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::at(&nats.url()).await;
+    nats.create_stream("stream", Value::Null).await;
+    create_bucket(&nats, "empty", Value::Null).await;
+    let layouts = [Layout::CacheStream, Layout::Kv, Layout::Component];
+    for layout in [Layout::Kv, Layout::Component] {
+        let name = format!("noted-{}", i32::from(layout));
+        provisioned(&gateway, provision_as(&name, layout)).await.unwrap();
+    }
+    for (name, key) in [("keyed-2", "LINKDEF_X"), ("keyed-3", "COMPONENT_hello")] {
+        create_bucket(&nats, name, Value::Null).await;
+        nats.publish_raw(&format!("$KV.LATTICEDATA_{name}.{key}"), "{}")
+            .await;
+    }
+    let streams = nats.api("STREAM.NAMES", Value::Null).await["streams"].clone();
+    for (name, own) in [
+        ("stream", Some(Layout::CacheStream)),
+        ("empty", None),
+        ("noted-2", Some(Layout::Kv)),
+        ("noted-3", Some(Layout::Component)),
+        ("keyed-2", Some(Layout::Kv)),
+        ("keyed-3", Some(Layout::Component)),
+    ] {
+        for layout in layouts.into_iter().filter(|layout| Some(*layout) != own) {
+            for validate_only in [true, false] {
+                let request = ProvisionLatticeRequest {
+                    validate_only,
+                    ..provision_as(name, layout)
+                };
+                let told = provisioned(&gateway, request).await.unwrap_err();
+                assert_eq!(
+                    (told.code, told.reason),
+                    (Code::FailedPrecondition, ErrorReason::LayoutAmbiguous),
+                    "{name} as {layout:?}"
+                );
+                assert_eq!(told.metadata["setting"], format!("lattices.{name}.layout"));
+            }
+        }
+    }
+    assert_eq!(
+        nats.api("STREAM.NAMES", Value::Null).await["streams"],
+        streams,
+        "nothing was made"
+    );
+}
+
+/// What each layout serves, of a read and a write of every kind. Fits what [`api::valid_request`] asks for.
+#[tokio::test]
+async fn each_layout_serves_what_its_hosts_keep() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::at(&nats.url()).await;
+    let later = ["InterfaceLinkService/", "ConfigService/"];
+    for (layout, told, unsupported) in [
+        (
+            Layout::CacheStream,
+            "cache-stream",
+            [&later[..], &["/DeleteClaims", "/DeleteOciReference"]].concat(),
+        ),
+        (Layout::Kv, "kv", [&later[..], &["/DeleteOciReference"]].concat()),
+        (
+            Layout::Component,
+            "component",
+            vec!["LinkDefinitionService/", "OciReferenceService/"],
+        ),
+    ] {
+        provisioned(&gateway, provision_as(told, layout)).await.unwrap();
+        let of_entries = api::methods();
+        let of_entries = of_entries
+            .iter()
+            .filter(|method| !method.starts_with("LatticeService/"));
+        for method in of_entries {
+            let is_served = !unsupported.iter().any(|part| method.contains(part));
+            let answer = gateway.call(method, api::valid_request(method, told)).await;
+            match answer.map_err(Told::from) {
+                Ok(_) => assert!(is_served, "{told}: {method} was answered"),
+                Err(refused) => {
+                    let expected = match is_served {
+                        // What is put has a key of its own.
+                        true => ErrorReason::EntryNotFound,
+                        false => ErrorReason::LayoutUnsupported,
+                    };
+                    assert_eq!(refused.reason, expected, "{told}: {method}");
+                    if !is_served {
+                        assert_eq!(refused.metadata["layout"], told, "{method}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn deletes_of_what_may_be_absent_create_nothing_in_dev() {
+    for (layout, methods) in [
+        (control::Layout::CacheStream, &["LinkDefinition"][..]),
+        (control::Layout::Kv, &["Claims", "LinkDefinition"]),
+        (control::Layout::Component, &["Claims", "Config", "InterfaceLink"]),
+    ] {
+        let nats = Nats::start().await;
+        let gateway = TestGateway::dev_with(&nats, layout).await;
+        for kind in methods {
+            let method = format!("{kind}Service/Delete{kind}");
+            let answer = gateway
+                .call(&method, api::valid_request(&method, "default"))
+                .await;
+            match answer.map_err(Told::from) {
+                Ok(_) => assert_ne!(*kind, "Claims"),
+                Err(told) => assert_eq!(told.reason, ErrorReason::EntryNotFound, "{method}"),
+            }
+        }
+        assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
+    }
+}
+
+/// A gateway on one lattice of which the layout is configured.
+async fn configured(nats: &Nats, lattice: &str, layout: &str) -> TestGateway {
+    let text =
+        format!("[lattices.{lattice}]\ntrusted_issuers = [\"*\"]\nlayout = {layout:?}\nsettle = \"0s\"\n");
+    TestGateway::serving(nats, &text).await
+}
+
+#[tokio::test]
+async fn a_configured_layout_decides_where_nothing_contradicts_it() {
+    let nats = Nats::start().await;
+    let list = async |gateway: &TestGateway, lattice: &str| {
+        let request = ListClaimsRequest {
+            lattice: lattice.to_owned(),
+            ..Default::default()
+        };
+        let told = told(gateway.claims().list_claims(request).await);
+        told.map(drop).map_err(|told| told.reason)
+    };
+    let keyed = [
+        ("empty", None, None),
+        ("claims", None, Some("CLAIMS_X")),
+        ("kv-noted", Some("kv"), None),
+        ("kv-keyed", None, Some("LINKDEF_X")),
+        ("component-noted", Some("component"), None),
+        ("component-keyed", None, Some("COMPONENT_x")),
+        // Left over from before the hosts were upgraded.
+        ("component-left", Some("component"), Some("REFMAP_X")),
+    ];
+    for (name, noted, key) in keyed {
+        let changes = match noted {
+            None => Value::Null,
+            Some(layout) => json!({"metadata": {"lattice-gateway.layout": layout}}),
+        };
+        create_bucket(&nats, name, changes).await;
+        if let Some(key) = key {
+            nats.publish_raw(&format!("$KV.LATTICEDATA_{name}.{key}"), "{}")
+                .await;
+        }
+    }
+    create_bucket(&nats, "both", Value::Null).await;
+    nats.create_stream("both", Value::Null).await;
+    nats.create_stream("stream", Value::Null).await;
+
+    let ambiguous = Err(ErrorReason::LayoutAmbiguous);
+    for (name, as_stream, as_kv, as_component) in [
+        ("empty", ambiguous, Ok(()), Ok(())),
+        ("claims", ambiguous, Ok(()), Ok(())),
+        ("kv-noted", ambiguous, Ok(()), ambiguous),
+        // Keys of earlier hosts may be left over.
+        ("kv-keyed", ambiguous, Ok(()), Ok(())),
+        ("component-noted", ambiguous, ambiguous, Ok(())),
+        ("component-keyed", ambiguous, ambiguous, Ok(())),
+        ("component-left", ambiguous, ambiguous, Ok(())),
+        ("both", Ok(()), Ok(()), Ok(())),
+        ("stream", Ok(()), ambiguous, ambiguous),
+    ] {
+        for (layout, expected) in [
+            ("cache-stream", as_stream),
+            ("kv", as_kv),
+            ("component", as_component),
+        ] {
+            let gateway = configured(&nats, name, layout).await;
+            assert_eq!(list(&gateway, name).await, expected, "{name} as {layout}");
+            let described = described(&gateway, name).await.unwrap().layout();
+            let is_told = described != Layout::Undecided;
+            assert_eq!(is_told, expected.is_ok(), "{name} as {layout}: {described:?}");
+            let provision = match layout {
+                "cache-stream" => provision_as(name, Layout::CacheStream),
+                "kv" => provision_as(name, Layout::Kv),
+                _ => provision_as(name, Layout::Component),
+            };
+            let request = ProvisionLatticeRequest {
+                validate_only: true,
+                ..provision
+            };
+            let provisioned = provisioned(&gateway, request).await;
+            let provisioned = provisioned.map(drop).map_err(|told| told.reason);
+            assert_eq!(provisioned, expected, "{name} as {layout}");
+            gateway.running.shut_down().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lattice_that_is_configured_otherwise_is_not_provisioned_as_asked() {
+    let nats = Nats::start().await;
+    let gateway = configured(&nats, "default", "component").await;
+    for layout in [Layout::Unspecified, Layout::CacheStream, Layout::Kv] {
+        let told = provisioned(&gateway, provision_as("default", layout))
+            .await
+            .unwrap_err();
+        assert_eq!(told.reason, ErrorReason::LayoutAmbiguous);
+    }
+    assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
+    let answer = provisioned(&gateway, provision_as("default", Layout::Component)).await;
+    assert!(answer.unwrap().created);
+}
+
+#[tokio::test]
+async fn the_first_write_of_dev_creates_the_buckets() {
+    for (layout, expected, buckets) in [
+        (control::Layout::Kv, Layout::Kv, 1),
+        (control::Layout::Component, Layout::Component, 2),
+    ] {
+        let nats = Nats::start().await;
+        let gateway = TestGateway::dev_with(&nats, layout).await;
+        let (token, _) = keys::actor_token(&KeyPair::new_account(), json!({}));
+        let put = PutClaimsRequest {
+            lattice: "default".into(),
+            source: Some(Source::Jwt(token)),
+            ..Default::default()
+        };
+        told(gateway.claims().put_claims(put).await).unwrap();
+        let lattice = described(&gateway, "default").await.unwrap();
+        assert_eq!(lattice.claims_count, 1);
+        assert_eq!(lattice.layout(), expected);
+        assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], buckets);
     }
 }
 
@@ -388,18 +740,20 @@ async fn lattices_of_every_layout_are_listed_by_name_in_pages() {
     for (name, _, layout) in keyed.into_iter().chain([("i-noted", None, Layout::Kv)]) {
         let lattice = described(&gateway, name).await.unwrap();
         assert_eq!(lattice.layout(), layout, "{name}");
-        assert_eq!(lattice.durability, None);
+        assert_eq!(lattice.stream, format!("KV_LATTICEDATA_{name}"));
+        assert_eq!(
+            lattice.durability.is_some(),
+            layout != Layout::Undecided,
+            "{name}"
+        );
         let request = ListClaimsRequest {
             lattice: name.to_owned(),
             ..Default::default()
         };
-        let refused = told(gateway.claims().list_claims(request).await).unwrap_err();
-        let expected = if layout == Layout::Undecided {
-            ErrorReason::LayoutAmbiguous
-        } else {
-            ErrorReason::LayoutUnsupported
-        };
-        assert_eq!(refused.reason, expected, "{name}");
+        let listed = told(gateway.claims().list_claims(request).await);
+        let refused = listed.err().map(|told| told.reason);
+        let expected = (layout == Layout::Undecided).then_some(ErrorReason::LayoutAmbiguous);
+        assert_eq!(refused, expected, "{name}");
     }
     // Streams whose names are no lattice's.
     for name in ["LATTICECACHE_", "OTHER"] {
@@ -491,7 +845,8 @@ async fn the_server_tells_what_it_is() {
     let gateway = TestGateway::dev(&nats).await;
     let info = server_info(&gateway).await;
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
-    assert_eq!(info.layouts, [i32::from(Layout::CacheStream)]);
+    let layouts = [Layout::CacheStream, Layout::Kv, Layout::Component];
+    assert_eq!(info.layouts, layouts.map(i32::from));
     assert_eq!(info.default_deadline.unwrap().seconds, 10);
     assert!(info.nats_version.starts_with("2."), "{}", info.nats_version);
     assert!(info.server_time.unwrap().seconds > 1_700_000_000);

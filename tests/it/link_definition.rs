@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use lattice_gateway::proto::{
-    Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, LinkDefinition,
-    ListLinkDefinitionsRequest, ListLinkDefinitionsResponse, Outcome, Revision, consistency::Requirement,
-    delete_link_definition_request::Precondition as DeleteIf,
-    put_link_definition_request::Precondition as PutIf,
+use lattice_gateway::{
+    control::lattices::Layout,
+    proto::{
+        Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, LinkDefinition,
+        ListLinkDefinitionsRequest, ListLinkDefinitionsResponse, Outcome, Revision, consistency::Requirement,
+        delete_link_definition_request::Precondition as DeleteIf,
+        put_link_definition_request::Precondition as PutIf,
+    },
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -748,4 +751,50 @@ async fn a_page_token_is_refused_by_every_other_list() {
         (told.reason == ErrorReason::PageTokenInvalid).then_some(())
     })
     .await;
+}
+
+/// The key is a hash of three texts with nothing in between: two links can have one, and hosts keep one of them.
+#[tokio::test]
+async fn in_a_bucket_a_link_whose_key_another_holds_is_refused_and_touches_nothing() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev_with(&nats, Layout::Kv).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let first = link(&actor, &provider, "first");
+    let written = gateway.put(put_link(first.clone())).await.unwrap();
+    let twin = LinkDefinition {
+        contract_id: format!("{CONTRACT}d"),
+        link_name: "efault".into(),
+        ..first
+    };
+    for validate_only in [true, false] {
+        let mut put = put_link(twin.clone());
+        put.validate_only = validate_only;
+        let refused = gateway.put(put).await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.reason),
+            (Code::FailedPrecondition, ErrorReason::LinkConflict)
+        );
+        let other = format!("link_definition {actor} {CONTRACT} default");
+        assert_eq!(refused.metadata["entry"], other);
+    }
+    let get_twin = GetLinkDefinitionRequest {
+        contract_id: Some(twin.contract_id.clone()),
+        link_name: Some(twin.link_name.clone()),
+        ..get(&actor)
+    };
+    let absent = got(&gateway, get_twin).await.unwrap_err();
+    assert_eq!(absent.reason, ErrorReason::EntryNotFound);
+    let delete_twin = DeleteLinkDefinitionRequest {
+        contract_id: Some(twin.contract_id.clone()),
+        link_name: Some(twin.link_name.clone()),
+        allow_missing: true,
+        ..delete(&actor)
+    };
+    let deleted = told(gateway.links().delete_link_definition(delete_twin).await).unwrap();
+    assert_eq!(deleted.result.unwrap().outcome(), Outcome::Unchanged);
+    let stands = got(&gateway, get(&actor)).await.unwrap();
+    assert_eq!(stands.etag, written.result.unwrap().etag, "as it was");
+
+    told(gateway.links().delete_link_definition(delete(&actor)).await).unwrap();
+    gateway.put(put_link(twin)).await.unwrap();
 }

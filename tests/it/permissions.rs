@@ -9,10 +9,12 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use lattice_gateway::proto::{
-    Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest,
-    GetLinkDefinitionRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
-    ListOciReferencesRequest, OciReference, ProvisionLatticeRequest, PutClaimsRequest,
-    SetOciReferenceRequest, consistency::Requirement, put_claims_request::Source,
+    Consistency, DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest,
+    DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest, GetLinkDefinitionRequest,
+    InterfaceLink, Layout, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
+    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference,
+    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, consistency::Requirement,
+    put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -22,9 +24,9 @@ use tonic::{IntoRequest, Request};
 use crate::harness::{
     Nats, TestGateway,
     api::{ACTOR, PROVIDER},
-    keys, link,
+    interface_link, keys, link, named_config,
     nats::{self, PASSWORD},
-    put_link, told, until,
+    put_config, put_interface_link, put_link, told, until,
 };
 
 const GATEWAY: &str = "lattice-gateway";
@@ -57,7 +59,7 @@ fn with_passwords(printed: &str) -> String {
 }
 
 async fn serving(nats: &Nats, settings: &str) -> TestGateway {
-    let text = format!("{settings}\n[lattices.\"*\"]\ntrusted_issuers = [\"*\"]\n");
+    let text = format!("{settings}\n[lattices.\"*\"]\ntrusted_issuers = [\"*\"]\nsettle = \"0s\"\n");
     TestGateway::serving_at(nats.url_for(GATEWAY), &text).await
 }
 
@@ -384,6 +386,241 @@ async fn so_it_does_in_a_domain_and_through_a_leaf_of_it() {
     .await;
     assert_eq!(everything(&hub, &leaf, domain).await, Ok(()));
     assert_eq!(violations(&leaf, GATEWAY), BTreeSet::new());
+}
+
+/// Everything that the gateway does in the buckets of the lattice `default`. Ends at the step that fails.
+async fn everything_in_buckets(
+    hosts: &Nats,
+    leaf: &Nats,
+    settings: &str,
+    layout: Layout,
+) -> Result<(), &'static str> {
+    let gateway = serving(leaf, settings).await;
+    let list = gateway
+        .lattices()
+        .list_lattices(bounded(ListLatticesRequest::default()))
+        .await;
+    list.map_err(|_refused| "list")?;
+    let provision = ProvisionLatticeRequest {
+        lattice: default_lattice(),
+        layout: layout.into(),
+        ..Default::default()
+    };
+    let provisioned = gateway.lattices().provision_lattice(bounded(provision)).await;
+    provisioned.map_err(|_refused| "provision")?;
+
+    let client = hosts.client().await;
+    let mut heard = client.subscribe("wasmbus.>").await.unwrap();
+    client.flush().await.unwrap();
+    put_and_delete_claims(&gateway).await?;
+    let told = if layout == Layout::Component {
+        put_and_delete_configured_link(&gateway).await?;
+        delete_link_of_a_dotted_source(hosts, &gateway).await?;
+        &[
+            "linkdef_set",
+            "linkdef_deleted",
+            "config_set",
+            "config_deleted",
+            "del",
+        ][..]
+    } else {
+        // Hosts tell of these themselves.
+        put_and_delete_link(&gateway).await?;
+        &[]
+    };
+    let mut missing = told.iter().copied().collect::<BTreeSet<_>>();
+    let hearing = async {
+        while !missing.is_empty() {
+            let subject = heard.next().await.unwrap().subject;
+            missing.remove(subject.rsplit('.').next().unwrap());
+        }
+    };
+    // What comes through a leaf may come late.
+    drop(timeout(Duration::from_secs(2), hearing).await);
+    if !missing.is_empty() {
+        return Err("tell");
+    }
+    let get = GetLatticeRequest {
+        lattice: default_lattice(),
+    };
+    let lattice = gateway.lattices().get_lattice(bounded(get)).await;
+    let lattice = lattice
+        .map_err(|_refused| "describe")?
+        .into_inner()
+        .lattice
+        .unwrap();
+    assert_eq!((lattice.layout(), lattice.claims_count), (layout, 0));
+
+    notice_migration(hosts, &gateway).await
+}
+
+async fn put_and_delete_claims(gateway: &TestGateway) -> Result<(), &'static str> {
+    let (token, public_key) = keys::actor_token(&KeyPair::new_account(), json!({}));
+    let put = PutClaimsRequest {
+        lattice: default_lattice(),
+        source: Some(Source::Jwt(token)),
+        ..Default::default()
+    };
+    let put = gateway.claims().put_claims(bounded(put)).await;
+    put.map_err(|_refused| "put claims")?;
+    let get = GetClaimsRequest {
+        lattice: default_lattice(),
+        public_key: public_key.clone(),
+        consistency: Some(fully_consistent()),
+    };
+    let get = gateway.claims().get_claims(bounded(get)).await;
+    get.map_err(|_refused| "get claims")?;
+    let delete = DeleteClaimsRequest {
+        lattice: default_lattice(),
+        public_key,
+        ..Default::default()
+    };
+    let deleted = gateway.claims().delete_claims(bounded(delete)).await;
+    deleted.map_err(|_refused| "delete claims").map(drop)
+}
+
+async fn put_and_delete_link(gateway: &TestGateway) -> Result<(), &'static str> {
+    put(gateway, "a").await.map_err(|_refused| "put link")?;
+    let delete = DeleteLinkDefinitionRequest {
+        lattice: default_lattice(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        ..Default::default()
+    };
+    let deleted = gateway.links().delete_link_definition(bounded(delete)).await;
+    deleted.map_err(|_refused| "delete link")?;
+    let set = SetOciReferenceRequest {
+        lattice: default_lattice(),
+        oci_reference: Some(OciReference {
+            oci_url: "registry.example/echo:0.3.4".into(),
+            public_key: ACTOR.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let set = gateway.references().set_oci_reference(bounded(set)).await;
+    set.map_err(|_refused| "set reference").map(drop)
+}
+
+async fn put_and_delete_configured_link(gateway: &TestGateway) -> Result<(), &'static str> {
+    let config = put_config(named_config("http-cfg", "value"));
+    let put = gateway.configs().put_config(bounded(config)).await;
+    put.map_err(|_refused| "put config")?;
+    let link = InterfaceLink {
+        source_config: vec!["http-cfg".into()],
+        ..interface_link("hello")
+    };
+    let link = bounded(put_interface_link(link));
+    let put = gateway.interface_links().put_interface_link(link).await;
+    put.map_err(|_refused| "put link")?;
+    let list = ListInterfaceLinksRequest {
+        lattice: default_lattice(),
+        consistency: Some(fully_consistent()),
+        ..Default::default()
+    };
+    let listed = gateway
+        .interface_links()
+        .list_interface_links(bounded(list))
+        .await;
+    let listed = listed.map_err(|_refused| "list links")?.into_inner();
+    assert_eq!(listed.interface_links.len(), 1);
+    let list = ListConfigsRequest {
+        lattice: default_lattice(),
+        consistency: Some(fully_consistent()),
+        ..Default::default()
+    };
+    let listed = gateway.configs().list_configs(bounded(list)).await;
+    let listed = listed.map_err(|_refused| "list configs")?.into_inner();
+    assert_eq!(listed.named_configs.len(), 1);
+    let delete = delete_link("http-server", "wasi", "http");
+    let deleted = gateway.interface_links().delete_interface_link(delete).await;
+    deleted.map_err(|_refused| "delete link")?;
+    let delete = DeleteConfigRequest {
+        lattice: default_lattice(),
+        name: "http-cfg".into(),
+        ..Default::default()
+    };
+    let deleted = gateway.configs().delete_config(bounded(delete)).await;
+    deleted.map_err(|_refused| "delete config").map(drop)
+}
+
+fn delete_link(source: &str, namespace: &str, package: &str) -> Request<DeleteInterfaceLinkRequest> {
+    bounded(DeleteInterfaceLinkRequest {
+        lattice: default_lattice(),
+        source_id: Some(source.into()),
+        wit_namespace: Some(namespace.into()),
+        wit_package: Some(package.into()),
+        ..Default::default()
+    })
+}
+
+/// Hosts take such a source, which has a key of several tokens, and so may somebody delete its links.
+async fn delete_link_of_a_dotted_source(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    let link = json!({
+        "source_id": "a.b", "target": "hello", "wit_namespace": "wasi", "wit_package": "http", "interfaces": ["x"],
+    });
+    let record = json!({"url": "", "links": [link]}).to_string();
+    hosts
+        .publish_raw("$KV.LATTICEDATA_default.COMPONENT_a.b", record)
+        .await;
+    soon(async || {
+        let delete = delete_link("a.b", "wasi", "http");
+        gateway.interface_links().delete_interface_link(delete).await.ok()
+    })
+    .await
+    .ok_or("delete a host's link")
+    .map(drop)
+}
+
+/// A host of an earlier era makes its stream.
+async fn notice_migration(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
+    hosts.create_stream("default", Value::Null).await;
+    soon(async || {
+        let list = ListClaimsRequest {
+            lattice: default_lattice(),
+            ..Default::default()
+        };
+        let refused = told(gateway.claims().list_claims(bounded(list)).await).err()?;
+        (refused.reason == ErrorReason::LayoutAmbiguous).then_some(())
+    })
+    .await
+    .ok_or("notice the other stream")
+}
+
+async fn buckets_need_just_what_is_printed(layout: Layout, name: &str) {
+    let arguments = ["--lattice", "default", "--layout", name, "--provision"];
+    let printed_without = printed(&arguments);
+    let nats = Nats::start_for(HOSTS, "", &with_passwords(&printed_without)).await;
+    assert_eq!(everything_in_buckets(&nats, &nats, "", layout).await, Ok(()));
+    assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
+
+    let printed = printed(&[&arguments[..], &["--domain", "hub"]].concat());
+    let domain = "[nats]\ndomain = \"hub\"";
+    // A server in the domain looks at the calls as if they named none, a leaf at what they name.
+    let within = with_passwords(&without(&printed, "\"$JS.hub.API"));
+    let nats = Nats::start_for(HOSTS, "domain: hub", &within).await;
+    assert_eq!(everything_in_buckets(&nats, &nats, domain, layout).await, Ok(()));
+    assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
+
+    let beside = without(&without(&printed, "\"$JS.API"), "\"$KV.");
+    let [hub, leaf] = Nats::start_hub_and_leaf("hub", HOSTS, &with_passwords(&beside)).await;
+    let client = leaf.client().await;
+    until("the leaf reaches the hub", async || {
+        client.request("$JS.hub.API.INFO", "".into()).await.ok()
+    })
+    .await;
+    assert_eq!(everything_in_buckets(&hub, &leaf, domain, layout).await, Ok(()));
+    assert_eq!(violations(&leaf, GATEWAY), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn so_it_does_in_buckets_of_hosts_0_60_to_0_82() {
+    buckets_need_just_what_is_printed(Layout::Kv, "kv").await;
+}
+
+#[tokio::test]
+async fn so_it_does_in_buckets_of_hosts_1_0_to_1_9() {
+    buckets_need_just_what_is_printed(Layout::Component, "component").await;
 }
 
 /// Every line of the gateway's permissions, and the step that fails without it; `None` where all goes on, by another way

@@ -1,18 +1,19 @@
 //! The API as its descriptors tell it, and a valid request of every RPC.
 
 use lattice_gateway::proto::{
-    DeleteClaimsRequest, DeleteLinkDefinitionRequest, DeleteOciReferenceRequest, FILE_DESCRIPTOR_SET,
-    GetClaimsRequest, GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest,
-    GetServerInfoRequest, ListClaimsRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
-    ListOciReferencesRequest, OciReference, PACKAGE, ProvisionLatticeRequest, PutClaimsRequest,
-    SetOciReferenceRequest, put_claims_request::Source,
+    DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
+    DeleteOciReferenceRequest, FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest,
+    GetInterfaceLinkRequest, GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest,
+    GetServerInfoRequest, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
+    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference, PACKAGE,
+    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use serde_json::json;
 
-use super::{keys, link, put_link};
+use super::{interface_link, keys, link, named_config, put_config, put_interface_link, put_link};
 
 /// A real actor's key.
 pub const ACTOR: &str = "MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5";
@@ -126,6 +127,10 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             ..DeleteOciReferenceRequest::default()
         }
         .encode_to_vec(),
+        of_links if of_links.starts_with("InterfaceLinkService/") => {
+            interface_link_request(of_links, lattice)
+        }
+        of_configs if of_configs.starts_with("ConfigService/") => config_request(of_configs, lattice),
         "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
         "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
         "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
@@ -134,6 +139,68 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
         }
         .encode_to_vec(),
         "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}
+
+fn interface_link_request(method: &str, lattice: String) -> Vec<u8> {
+    match method {
+        "InterfaceLinkService/PutInterfaceLink" => {
+            let mut put = put_interface_link(interface_link("hello"));
+            put.lattice = lattice;
+            put.encode_to_vec()
+        }
+        "InterfaceLinkService/GetInterfaceLink" => GetInterfaceLinkRequest {
+            lattice,
+            source_id: Some("http-server".to_owned()),
+            wit_namespace: Some("wasi".to_owned()),
+            wit_package: Some("http".to_owned()),
+            ..GetInterfaceLinkRequest::default()
+        }
+        .encode_to_vec(),
+        "InterfaceLinkService/ListInterfaceLinks" => ListInterfaceLinksRequest {
+            lattice,
+            ..ListInterfaceLinksRequest::default()
+        }
+        .encode_to_vec(),
+        "InterfaceLinkService/DeleteInterfaceLink" => DeleteInterfaceLinkRequest {
+            lattice,
+            source_id: Some("http-server".to_owned()),
+            wit_namespace: Some("wasi".to_owned()),
+            wit_package: Some("http".to_owned()),
+            allow_missing: true,
+            ..DeleteInterfaceLinkRequest::default()
+        }
+        .encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}
+
+fn config_request(method: &str, lattice: String) -> Vec<u8> {
+    match method {
+        "ConfigService/PutConfig" => {
+            let mut put = put_config(named_config("http-cfg", "value"));
+            put.lattice = lattice;
+            put.encode_to_vec()
+        }
+        "ConfigService/GetConfig" => GetConfigRequest {
+            lattice,
+            name: "http-cfg".to_owned(),
+            ..GetConfigRequest::default()
+        }
+        .encode_to_vec(),
+        "ConfigService/ListConfigs" => ListConfigsRequest {
+            lattice,
+            ..ListConfigsRequest::default()
+        }
+        .encode_to_vec(),
+        "ConfigService/DeleteConfig" => DeleteConfigRequest {
+            lattice,
+            name: "http-cfg".to_owned(),
+            allow_missing: true,
+            ..DeleteConfigRequest::default()
+        }
+        .encode_to_vec(),
         other => panic!("{other} has no request here"),
     }
 }

@@ -8,8 +8,10 @@ use lattice_gateway::{
     config::Config,
     control::lattices::{Layout, NewLattice, Storage},
     proto::{
-        ErrorReason, LinkDefinition, PutLinkDefinitionRequest, PutLinkDefinitionResponse,
-        claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
+        ErrorReason, InterfaceLink, LinkDefinition, NamedConfig, PutConfigRequest, PutConfigResponse,
+        PutInterfaceLinkRequest, PutInterfaceLinkResponse, PutLinkDefinitionRequest,
+        PutLinkDefinitionResponse, claims_service_client::ClaimsServiceClient,
+        config_service_client::ConfigServiceClient,
         interface_link_service_client::InterfaceLinkServiceClient,
         lattice_service_client::LatticeServiceClient,
         link_definition_service_client::LinkDefinitionServiceClient,
@@ -190,11 +192,24 @@ impl TestGateway {
     pub async fn put(&self, request: PutLinkDefinitionRequest) -> Result<PutLinkDefinitionResponse, Told> {
         told(self.links().put_link_definition(request).await)
     }
+
+    /// Puts an interface link.
+    pub async fn put_interface_link(
+        &self,
+        request: PutInterfaceLinkRequest,
+    ) -> Result<PutInterfaceLinkResponse, Told> {
+        told(self.interface_links().put_interface_link(request).await)
+    }
+
+    /// Puts a named config.
+    pub async fn put_config(&self, request: PutConfigRequest) -> Result<PutConfigResponse, Told> {
+        told(self.configs().put_config(request).await)
+    }
 }
 
 /// This configuration, with the caller `tests`.
 fn with_caller(text: &str) -> Config {
-    let verbs = "read values:read claims:write links:write refs:write provision";
+    let verbs = "read values:read claims:write links:write refs:write config:write provision";
     let caller = caller("tests", TOKEN, &["*"], verbs);
     Config::parse(&format!("{text}\n{caller}"), std::iter::empty()).unwrap()
 }
@@ -240,6 +255,45 @@ pub fn put_link(link: LinkDefinition) -> PutLinkDefinitionRequest {
         lattice: "default".to_owned(),
         link_definition: Some(link),
         ..PutLinkDefinitionRequest::default()
+    }
+}
+
+/// An interface link from `http-server` to a component.
+pub fn interface_link(target: &str) -> InterfaceLink {
+    InterfaceLink {
+        source_id: "http-server".to_owned(),
+        target: target.to_owned(),
+        wit_namespace: "wasi".to_owned(),
+        wit_package: "http".to_owned(),
+        interfaces: vec!["incoming-handler".to_owned()],
+        ..InterfaceLink::default()
+    }
+}
+
+/// The request that puts an interface link on the lattice `default`.
+pub fn put_interface_link(link: InterfaceLink) -> PutInterfaceLinkRequest {
+    PutInterfaceLinkRequest {
+        lattice: "default".to_owned(),
+        interface_link: Some(link),
+        ..PutInterfaceLinkRequest::default()
+    }
+}
+
+/// A named config with one value.
+pub fn named_config(name: &str, value: &str) -> NamedConfig {
+    NamedConfig {
+        name: name.to_owned(),
+        values: [("value".to_owned(), value.to_owned())].into(),
+        ..NamedConfig::default()
+    }
+}
+
+/// The request that puts a named config on the lattice `default`.
+pub fn put_config(config: NamedConfig) -> PutConfigRequest {
+    PutConfigRequest {
+        lattice: "default".to_owned(),
+        named_config: Some(config),
+        ..PutConfigRequest::default()
     }
 }
 

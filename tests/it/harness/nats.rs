@@ -309,6 +309,25 @@ impl Nats {
         answer
     }
 
+    /// Creates a bucket of a lattice as hosts since 0.60 do, with some members changed. `LATTICEDATA` and `CONFIGDATA` are
+    /// equal but for their names.
+    pub async fn create_bucket(&self, bucket: &str, lattice: &str, changes: Value) -> Value {
+        let name = format!("{bucket}_{lattice}");
+        let mut config = json!({
+            "name": format!("KV_{name}"), "subjects": [format!("$KV.{name}.>")], "retention": "limits",
+            "max_consumers": -1, "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1, "allow_direct": true,
+            "mirror_direct": false, "deny_delete": true, "sealed": false, "deny_purge": false,
+            "allow_rollup_hdrs": true, "max_age": 0, "max_msg_size": -1, "storage": "file", "discard": "new",
+            "num_replicas": 1, "duplicate_window": 120_000_000_000_u64,
+        });
+        for (name, value) in changes.as_object().into_iter().flatten() {
+            config[name] = value.clone();
+        }
+        let answer = self.api(&format!("STREAM.CREATE.KV_{name}"), config).await;
+        assert_eq!(answer["error"], Value::Null, "{answer}");
+        answer
+    }
+
     /// The last message on a subject of a lattice's stream: sequence, headers and body. `None` where there is none.
     pub async fn last(&self, lattice: &str, subject: &str) -> Option<StoredMessage> {
         let call = format!("STREAM.MSG.GET.LATTICECACHE_{lattice}");
