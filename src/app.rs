@@ -19,7 +19,7 @@ use crate::{
         lattices::{LatticesConfig, Upstream, Upstreams},
         mutate::BODY_BYTES_MAX,
     },
-    domain::{claims_token, identifier, link_definition, nkey::Nkey, oci_reference},
+    domain::{claims_token, identifier, interface_link, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
     reload::Reloader,
     rpc::{self, Gateway, ServerInfo, convert, layers, server},
@@ -217,6 +217,10 @@ fn limits() -> Limits {
         claims_token_bytes_max: number(claims_token::TOKEN_BYTES_MAX),
         message_bytes_max: number(rpc::MESSAGE_BYTES_MAX),
         page_size_max: number(convert::PAGE_SIZE_MAX),
+        component_id_bytes_max: number(interface_link::COMPONENT_ID_BYTES_MAX),
+        wit_name_bytes_max: number(interface_link::WIT_NAME_BYTES_MAX),
+        config_name_bytes_max: number(interface_link::CONFIG_NAME_BYTES_MAX),
+        link_list_max: number(interface_link::LINK_LIST_MAX),
     }
 }
 

@@ -8,8 +8,12 @@ use super::{
     revision::Tag,
 };
 
-/// Bytes in the id of a component or provider, and in a part of a WIT name, at most.
+/// Bytes in the id of a component or provider, at most.
 pub const COMPONENT_ID_BYTES_MAX: usize = 128;
+/// Bytes in a WIT namespace, package or interface, at most.
+pub const WIT_NAME_BYTES_MAX: usize = 128;
+/// Bytes in a config's name, at most.
+pub const CONFIG_NAME_BYTES_MAX: usize = 128;
 /// Interfaces of a link, and configs of either of its ends, at most.
 pub const LINK_LIST_MAX: usize = 64;
 
@@ -167,7 +171,7 @@ fn component_id(text: &str) -> Result<Box<str>, Invalid> {
 
 /// Checks a namespace, package or interface: kebab-case (the WIT specification, "identifiers").
 fn wit_name(text: &str) -> Result<Box<str>, Invalid> {
-    bounded("wit_name_bytes_max", COMPONENT_ID_BYTES_MAX, text)?;
+    bounded("wit_name_bytes_max", WIT_NAME_BYTES_MAX, text)?;
     within("A-Z a-z 0-9 -", text, |byte| {
         byte.is_ascii_alphanumeric() || byte == b'-'
     })?;
@@ -176,7 +180,7 @@ fn wit_name(text: &str) -> Result<Box<str>, Invalid> {
 
 /// Checks the name of a config, `[A-Za-z0-9_=/-]{1,128}`: what hosts can store and put into a subject (wasmCloud 1.9.2).
 pub fn config_name(text: &str) -> Result<Box<str>, Invalid> {
-    bounded("config_name_bytes_max", COMPONENT_ID_BYTES_MAX, text)?;
+    bounded("config_name_bytes_max", CONFIG_NAME_BYTES_MAX, text)?;
     within("A-Z a-z 0-9 _ - = /", text, |byte| {
         byte.is_ascii_alphanumeric() || b"_-=/".contains(&byte)
     })?;

@@ -161,6 +161,8 @@ impl Gateway {
             record.validate_only = request.validate_only;
         });
         let grant = self.grant(call, &name)?;
+        let configured = || self.control.lattices().settings(&name)?.layout;
+        let layout = layout.or_else(configured).unwrap_or(Layout::CacheStream);
         let new = NewLattice { layout, storage };
         let mode = convert::mode(request.validate_only);
         let created = self.control.provision(&grant, new, mode, call.deadline).await?;
@@ -186,11 +188,12 @@ fn name_of_token(token: &str) -> Option<String> {
     Some(name.to_string())
 }
 
-fn provisioned_layout(layout: i32) -> Result<Layout, Invalid> {
+fn provisioned_layout(layout: i32) -> Result<Option<Layout>, Invalid> {
     match proto::Layout::try_from(layout) {
-        Ok(proto::Layout::Unspecified | proto::Layout::CacheStream) => Ok(Layout::CacheStream),
-        Ok(proto::Layout::Kv) => Ok(Layout::Kv),
-        Ok(proto::Layout::Component) => Ok(Layout::Component),
+        Ok(proto::Layout::Unspecified) => Ok(None),
+        Ok(proto::Layout::CacheStream) => Ok(Some(Layout::CacheStream)),
+        Ok(proto::Layout::Kv) => Ok(Some(Layout::Kv)),
+        Ok(proto::Layout::Component) => Ok(Some(Layout::Component)),
         Ok(proto::Layout::Undecided) | Err(_) => {
             Err(Invalid::Rule("is not a layout that can be provisioned"))
         }

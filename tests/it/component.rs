@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, transport::Channel};
 
-use crate::harness::{Bucket, Nats, TestGateway, Told, api, told, until};
+use crate::harness::{Bucket, Nats, TestGateway, Told, api, put_interface_link, told, until};
 
 const CALM: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\nsettle = \"0s\"\n";
 
@@ -69,7 +69,7 @@ impl Stand {
     }
 
     async fn put(&self, link: InterfaceLink) -> Result<PutInterfaceLinkResponse, Told> {
-        put(&self.gateway, request(link)).await
+        put(&self.gateway, put_interface_link(link)).await
     }
 
     async fn put_config(&self, name: &str, values: &[(&str, &str)]) -> Result<WriteResult, Told> {
@@ -159,14 +159,6 @@ fn named(name: &str, link: InterfaceLink) -> InterfaceLink {
     InterfaceLink {
         name: name.into(),
         ..link
-    }
-}
-
-fn request(link: InterfaceLink) -> PutInterfaceLinkRequest {
-    PutInterfaceLinkRequest {
-        lattice: "default".into(),
-        interface_link: Some(link),
-        ..PutInterfaceLinkRequest::default()
     }
 }
 
@@ -347,7 +339,7 @@ async fn an_etag_covers_one_link() {
     stand.put(named("other", link("s", "u", &["a"]))).await.unwrap();
     let with = |etag: &str, interface: &str| PutInterfaceLinkRequest {
         precondition: Some(Precondition::Etag(etag.to_owned())),
-        ..request(link("s", "t", &[interface]))
+        ..put_interface_link(link("s", "t", &[interface]))
     };
     let changed = put(&stand.gateway, with(&etag, "b")).await.unwrap();
     assert_ne!(changed.result.unwrap().etag, etag);
@@ -361,7 +353,7 @@ async fn a_retry_is_known_on_any_gateway() {
     let other = calm(&stand.nats).await;
     let first = PutInterfaceLinkRequest {
         request_id: "put-number-1".into(),
-        ..request(link("s", "t", &["a"]))
+        ..put_interface_link(link("s", "t", &["a"]))
     };
     put(&stand.gateway, first.clone()).await.unwrap();
     stand.put(named("n2", link("s", "t", &["a"]))).await.unwrap();
@@ -415,7 +407,7 @@ async fn a_thousand_puts_on_one_source_from_three_gateways_are_all_stored() {
     let puts = (0..1_000).map(|number| {
         let request = PutInterfaceLinkRequest {
             request_id: format!("put-number-{number}"),
-            ..request(named(&format!("n{number}"), link("s", "t", &["a"])))
+            ..put_interface_link(named(&format!("n{number}"), link("s", "t", &["a"])))
         };
         put(gateways[number % 3], request)
     });
@@ -683,7 +675,7 @@ async fn after_nats_was_away_an_edit_waits_until_hosts_watch_again() {
         stand.gateway.interface_links().get_interface_link(get).await.ok()
     })
     .await;
-    let mut hurried = tonic::Request::new(request(link("s", "u", &["b"])));
+    let mut hurried = tonic::Request::new(put_interface_link(link("s", "u", &["b"])));
     hurried.set_timeout(Duration::from_millis(500));
     let refused = told(stand.gateway.interface_links().put_interface_link(hurried).await).unwrap_err();
     assert_eq!(refused.reason, ErrorReason::BackendUnavailable);
@@ -804,7 +796,7 @@ async fn edit_until_acknowledged(
                 let put = PutInterfaceLinkRequest {
                     request_id: request_id.clone(),
                     retry_age,
-                    ..request(edited)
+                    ..put_interface_link(edited)
                 };
                 client
                     .put_interface_link(put)

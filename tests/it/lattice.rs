@@ -4,9 +4,9 @@ use futures_util::future::join_all;
 use lattice_gateway::{
     control::lattices as control,
     proto::{
-        ErrorReason, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice, Layout, Limits,
-        LinkDefinition, ListClaimsRequest, ListLatticesRequest, OciReference, ProvisionLatticeRequest,
-        ProvisionLatticeResponse, PutClaimsRequest, SetOciReferenceRequest, Storage,
+        ErrorReason, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, InterfaceLink, Lattice,
+        Layout, Limits, LinkDefinition, ListClaimsRequest, ListLatticesRequest, OciReference,
+        ProvisionLatticeRequest, ProvisionLatticeResponse, PutClaimsRequest, SetOciReferenceRequest, Storage,
         put_claims_request::Source,
     },
 };
@@ -18,7 +18,7 @@ use tonic::Code;
 use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
-    keys, link, put_link, told, until,
+    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
 };
 
 async fn described(gateway: &TestGateway, lattice: &str) -> Result<Lattice, Told> {
@@ -515,15 +515,17 @@ async fn a_configured_layout_decides_where_nothing_contradicts_it() {
 async fn a_lattice_that_is_configured_otherwise_is_not_provisioned_as_asked() {
     let nats = Nats::start().await;
     let gateway = configured(&nats, "default", "component").await;
-    for layout in [Layout::Unspecified, Layout::CacheStream, Layout::Kv] {
+    for layout in [Layout::CacheStream, Layout::Kv] {
         let told = provisioned(&gateway, provision_as("default", layout))
             .await
             .unwrap_err();
         assert_eq!(told.reason, ErrorReason::LayoutAmbiguous);
     }
     assert_eq!(nats.api("STREAM.NAMES", Value::Null).await["total"], 0);
-    let answer = provisioned(&gateway, provision_as("default", Layout::Component)).await;
-    assert!(answer.unwrap().created);
+    let answer = provisioned(&gateway, provision_as("default", Layout::Unspecified)).await;
+    let answer = answer.unwrap();
+    assert!(answer.created);
+    assert_eq!(answer.lattice.unwrap().layout(), Layout::Component);
 }
 
 #[tokio::test]
@@ -922,9 +924,29 @@ fn reaching(limit: &str, size: usize, link_overhead: usize) -> (&'static str, Ve
             };
             return ("ClaimsService/ListClaims", request.encode_to_vec());
         }
+        "component_id_bytes_max" => return put_interface(|link| link.target = text("t", size)),
+        "wit_name_bytes_max" => return put_interface(|link| link.wit_package = text("p", size)),
+        "link_list_max" => {
+            let interfaces = (0..size).map(|number| format!("i{number}"));
+            return put_interface(|link| link.interfaces = interfaces.collect());
+        }
+        "config_name_bytes_max" => {
+            let mut put = put_config(named_config(&text("c", size), "value"));
+            put.lattice = "later".into();
+            return ("ConfigService/PutConfig", put.encode_to_vec());
+        }
         other => panic!("{other} is not known here"),
     };
     (PUT_LINK, message)
+}
+
+/// In the lattice `later`, of wasmCloud 1.x.
+fn put_interface(change: impl FnOnce(&mut InterfaceLink)) -> (&'static str, Vec<u8>) {
+    let mut link = interface_link("target");
+    change(&mut link);
+    let mut put = put_interface_link(link);
+    put.lattice = "later".into();
+    ("InterfaceLinkService/PutInterfaceLink", put.encode_to_vec())
 }
 
 const PUT_LINK: &str = "LinkDefinitionService/PutLinkDefinition";
@@ -948,6 +970,9 @@ async fn the_limits_it_tells_are_the_limits_it_enforces() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;
     let overhead = link_overhead(&nats, &gateway).await;
+    provisioned(&gateway, provision_as("later", Layout::Component))
+        .await
+        .unwrap();
     // Each by its name, so that a new one has to be looked at here.
     let Limits {
         lattice_bytes_max,
@@ -960,6 +985,10 @@ async fn the_limits_it_tells_are_the_limits_it_enforces() {
         claims_token_bytes_max,
         message_bytes_max,
         page_size_max,
+        component_id_bytes_max,
+        wit_name_bytes_max,
+        config_name_bytes_max,
+        link_list_max,
     } = server_info(&gateway).await.limits.unwrap();
     for (name, max) in [
         ("lattice_bytes_max", lattice_bytes_max),
@@ -970,6 +999,10 @@ async fn the_limits_it_tells_are_the_limits_it_enforces() {
         ("value_key_characters_max", value_key_characters_max),
         ("body_bytes_max", body_bytes_max),
         ("page_size_max", page_size_max),
+        ("component_id_bytes_max", component_id_bytes_max),
+        ("wit_name_bytes_max", wit_name_bytes_max),
+        ("config_name_bytes_max", config_name_bytes_max),
+        ("link_list_max", link_list_max),
     ] {
         let max = usize::try_from(max).unwrap();
         let (method, most) = reaching(name, max, overhead);

@@ -232,6 +232,10 @@ fn limits(limits: &Limits) -> String {
         ("claims token", limits.claims_token_bytes_max, "bytes"),
         ("message", limits.message_bytes_max, "bytes"),
         ("page of a list", limits.page_size_max, "entries"),
+        ("component id", limits.component_id_bytes_max, "bytes"),
+        ("WIT name", limits.wit_name_bytes_max, "bytes"),
+        ("config name", limits.config_name_bytes_max, "bytes"),
+        ("interfaces, or configs of one end", limits.link_list_max, "items"),
     ];
     table::columns(
         ["LIMIT", "MAX", "UNIT"],
