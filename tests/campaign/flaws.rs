@@ -2,7 +2,8 @@
 
 use crate::{
     check,
-    history::{Action, Condition, History, How, Op, OpId, Outcome},
+    history::{Action, Condition, History, How, Op, OpId, Outcome, Stored},
+    world::Layout,
 };
 
 type Time = (u64, u64);
@@ -71,11 +72,12 @@ fn flawed() -> Vec<(&'static str, History)> {
     let not_applied = op(2, Action::Put, Condition::None, (20, 30), Outcome::NotApplied);
     let twice = History {
         stored: [(5, 1), (7, 3)]
-            .map(|(sequence, heard)| crate::history::Stored {
+            .map(|(sequence, heard)| Stored {
                 sequence,
                 message_id: Some("lg1-x".to_owned()),
                 op: Some(1),
                 heard,
+                ..Stored::default()
             })
             .into(),
         ..history(vec![first.clone()], Some((1, 5)))
@@ -136,6 +138,11 @@ fn history(ops: Vec<Op>, standing: Option<(OpId, u64)>) -> History {
     History {
         seed: 0,
         topology: String::new(),
+        layout: Layout::default(),
+        has_hosts: false,
+        host_writes: 0,
+        kinds: Vec::new(),
+        short_hashes: Vec::new(),
         faults: Vec::new(),
         ops,
         stored: Vec::new(),
@@ -149,6 +156,7 @@ fn op(id: OpId, action: Action, condition: Condition, (began, ended): Time, outc
         id,
         key: 0,
         action,
+        value: None,
         condition,
         began,
         ended,
@@ -164,7 +172,11 @@ fn put(id: OpId, time: Time, sequence: u64) -> Op {
         Action::Put,
         Condition::None,
         time,
-        Outcome::Wrote { sequence, how },
+        Outcome::Wrote {
+            sequence,
+            how,
+            is_superseded: false,
+        },
     )
 }
 
