@@ -101,14 +101,14 @@ fn messages(
     };
     let (part, lattice) = (lattice.part, &lattice.name);
     match (key, told) {
-        (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) => match is_gone {
-            false => vec![events::link_set(lattice, envelope, id, link)],
-            true => {
-                let mut messages = events::deleted_notices(lattice, id, link);
-                messages.push(events::link_deleted(lattice, envelope, id, link));
-                messages
-            }
-        },
+        (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) if is_gone => {
+            let mut messages = events::deleted_notices(lattice, id, link);
+            messages.push(events::link_deleted(lattice, envelope, id, link));
+            messages
+        }
+        (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) => {
+            vec![events::link_set(lattice, envelope, id, link)]
+        }
         (EntryKey::Config(name), _) => vec![events::config_event(lattice, envelope, is_gone, name)],
         // Every host of this era tells its providers and others itself of what it sees in the bucket.
         (_, _) if part == Part::Kv => Vec::new(),

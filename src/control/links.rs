@@ -418,12 +418,13 @@ impl Driver {
         let record = Arc::new(EntryKey::Component(self.source.clone()));
         let mut fresh = None;
         loop {
-            let (left, late) = open
+            let (left, late): (Vec<_>, Vec<_>) = open
                 .into_iter()
                 .partition(|edit: &Edit| !edit.deadline.left().is_zero());
             open = left;
-            late.into_iter()
-                .for_each(|edit: Edit| edit.refuse(ControlError::Contention));
+            for edit in late {
+                edit.refuse(ControlError::Contention);
+            }
             let Some(deadline) = open.iter().map(|edit| edit.deadline).max() else {
                 return;
             };
@@ -510,9 +511,8 @@ impl Driver {
         fresh: Option<i64>,
     ) -> Verdict {
         let mutation = &*edit.mutation;
-        let resolved = match resolve(mutation, &draft.record) {
-            Some(resolved) => resolved,
-            None => return Verdict::Refuse(no_message(&mutation.key)),
+        let Some(resolved) = resolve(mutation, &draft.record) else {
+            return Verdict::Refuse(no_message(&mutation.key));
         };
         let id = resolved.id;
         let view = link_view(&look.view, &draft.record, &id, edit.stamp(), witnessed);
@@ -805,7 +805,9 @@ struct Judged {
 }
 
 fn refuse_all(edits: Vec<Edit>, error: &ControlError) {
-    edits.into_iter().for_each(|edit| edit.refuse(error.clone()));
+    for edit in edits {
+        edit.refuse(error.clone());
+    }
 }
 
 fn refuse_batch(batch: Vec<Included>, error: impl Fn(&Mutation) -> ControlError) {
@@ -978,7 +980,7 @@ impl Draft {
     fn growth(&self, key: &EntryKey, body: &[u8]) -> usize {
         const COMMA: usize = 1;
         let is_there = match key {
-            EntryKey::InterfaceLink(id) => self.record.find(id).map(|stored| component::link_bytes(stored)),
+            EntryKey::InterfaceLink(id) => self.record.find(id).map(component::link_bytes),
             EntryKey::Claims(_)
             | EntryKey::LinkDefinition(_)
             | EntryKey::OciReference(_)

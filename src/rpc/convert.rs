@@ -368,7 +368,7 @@ pub(super) fn interface_link(
     let (EntryKey::InterfaceLink(id), Entry::InterfaceLink(link)) = (key, entry) else {
         return None;
     };
-    let texts = |list: &[Box<str>]| list.iter().map(|text| text.to_string()).collect();
+    let texts = |list: &[Box<str>]| list.iter().map(ToString::to_string).collect();
     Some(proto::InterfaceLink {
         source_id: id.source_id.to_string(),
         target: id.target.to_string(),

@@ -577,7 +577,7 @@ fn is_marker(message: &Message) -> bool {
     let Some(headers) = &message.headers else {
         return false;
     };
-    let operation = headers.get("KV-Operation").map(|value| value.as_str());
+    let operation = headers.get("KV-Operation").map(async_nats::HeaderValue::as_str);
     matches!(operation, Some("DEL" | "PURGE")) || headers.get("Nats-Marker-Reason").is_some()
 }
 

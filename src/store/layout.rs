@@ -68,8 +68,9 @@ impl Layout {
     /// The stream that holds entries of a kind; `None` where this era has none.
     pub fn part_of(self, kind: Kind) -> Option<Part> {
         match (self, kind) {
-            (_, Kind::Claims) => Some(self.main()),
-            (Self::CacheStream | Self::Kv, Kind::LinkDefinition | Kind::OciReference) => Some(self.main()),
+            (_, Kind::Claims) | (Self::CacheStream | Self::Kv, Kind::LinkDefinition | Kind::OciReference) => {
+                Some(self.main())
+            }
             (Self::Component, Kind::InterfaceLink | Kind::Component) => Some(Part::Component),
             (Self::Component, Kind::Config) => Some(Part::Configs),
             (Self::Component, Kind::LinkDefinition | Kind::OciReference)

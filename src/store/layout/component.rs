@@ -170,12 +170,12 @@ fn claims_body(public_key: &str, claims: &Claims) -> serde_json::Result<Vec<u8>>
 
 /// Writes the body of a config.
 pub(super) fn config_body(key: &EntryKey, entry: &Entry) -> Option<Bytes> {
-    let (EntryKey::Config(_), Entry::Config(config)) = (key, entry) else {
-        return None;
-    };
     #[derive(Serialize)]
     #[serde(transparent)]
     struct Body<'a>(#[serde(serialize_with = "super::kv::as_map")] &'a Values);
+    let (EntryKey::Config(_), Entry::Config(config)) = (key, entry) else {
+        return None;
+    };
     serde_json::to_vec(&Body(&config.values)).ok().map(Bytes::from)
 }
 
