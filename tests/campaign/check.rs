@@ -223,7 +223,8 @@ fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
             let stands = history.folded[key];
             let may_stand = |other: &&Op| match other.outcome {
                 Outcome::Unknown | Outcome::Superseded => true,
-                Outcome::Wrote { sequence: at, .. } => at == sequence || other.id == op.id,
+                // What replaced it may have been undone, and so have its own replacement.
+                Outcome::Wrote { sequence: at, .. } => at >= sequence || other.id == op.id,
                 _ => false,
             };
             let is_explained = ops
@@ -282,29 +283,40 @@ fn fate(
         return Some(Fate::Wrong(format!("the record says {:?} there", of(applied))));
     }
     let mut at = applied;
+    // Which of the hosts' messages undid it first, and whether that was soon.
+    let mut undone: Option<(&Stored, Duration)> = None;
     for message in later.iter().filter(|message| message.subject == applied.subject) {
-        if message.previous != at.sequence || history.is_lost_between(at.heard, message.heard) {
-            return Some(Fate::Unheard);
+        let is_next = message.previous == at.sequence && !history.is_lost_between(at.heard, message.heard);
+        let since = u64::try_from(message.unix_nanos - applied.unix_nanos).unwrap_or(0);
+        let since = Duration::from_nanos(since);
+        match undone {
+            // Another host may bring it back before the gateway looks.
+            Some((by, soon)) if !is_next || (message.heard > op.ended && since + MARGIN >= SETTLE) => {
+                return Some(judged(by, soon, MARGIN));
+            }
+            None if !is_next => return Some(Fate::Unheard),
+            Some(_) | None => {}
         }
-        if of(message) == op.written() {
-            at = message;
-            continue;
+        let is_there = of(message) == op.written();
+        match (is_there, message.calls.is_empty()) {
+            (true, _) => undone = None,
+            (false, true) => undone = undone.or(Some((message, since))),
+            (false, false) => return Some(Fate::Fine),
         }
-        if !message.calls.is_empty() {
-            return Some(Fate::Fine);
-        }
-        let stood = u64::try_from(message.unix_nanos - applied.unix_nanos).unwrap_or(0);
-        let stood = Duration::from_nanos(stood);
-        return Some(match stood + MARGIN < SETTLE {
-            true => Fate::Wrong(format!(
-                "a host undid it {:.1} ms later, at {}",
-                stood.as_secs_f64() * 1_000.0,
-                message.sequence
-            )),
-            false => Fate::UndoneLate,
-        });
+        at = message;
     }
-    Some(Fate::Fine)
+    Some(undone.map_or(Fate::Fine, |(by, soon)| judged(by, soon, MARGIN)))
+}
+
+fn judged(by: &Stored, after: Duration, margin: Duration) -> Fate {
+    match after + margin < SETTLE {
+        true => Fate::Wrong(format!(
+            "a host undid it {:.1} ms later, at {}",
+            after.as_secs_f64() * 1_000.0,
+            by.sequence
+        )),
+        false => Fate::UndoneLate,
+    }
 }
 
 /// All gateways and the hosts' loader see the same in the end.
