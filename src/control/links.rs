@@ -291,6 +291,16 @@ impl Lattice {
         if deadline.bound(sleep(settle)).await.is_none() {
             return Settled::TooLate;
         }
+        // A mirror that lags would show the edit standing though it was undone long since.
+        while self.fresh(deadline).await.is_err() {
+            if !self.exists() {
+                return Settled::Stands(written);
+            }
+            if deadline.left() <= RETRY_PAUSE {
+                return Settled::TooLate;
+            }
+            sleep(RETRY_PAUSE).await;
+        }
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return Settled::Stands(written);
         };
