@@ -455,16 +455,30 @@ impl Driver {
                 }
                 continue;
             }
-            let batch = act(open, verdicts);
+            let Acted { batch, held } = act(open, verdicts);
             if batch.is_empty() {
                 return;
             }
             let frozen = self.publish(&record, &look, &draft, &batch, deadline).await;
             fresh = None;
             open = match frozen {
-                Frozen::Void => batch.into_iter().map(|included| included.edit).collect(),
-                ended => return self.answer(batch, ended, &look, &draft, deadline).await,
+                Frozen::Void => {
+                    let batch = batch.into_iter().map(|included| included.edit);
+                    batch.chain(held.into_iter().map(|(edit, _)| edit)).collect()
+                }
+                ended @ (Frozen::Stored(_) | Frozen::Superseded | Frozen::Refused(_) | Frozen::Unknown) => {
+                    let is_stored = matches!(ended, Frozen::Stored(_));
+                    self.answer(batch, ended, &look, &draft, deadline).await;
+                    if is_stored {
+                        for (edit, verdict) in held {
+                            tell(edit, verdict);
+                        }
+                        return;
+                    }
+                    held.into_iter().map(|(edit, _)| edit).collect()
+                }
             };
+            open.sort_by_key(|edit| edit.number);
         }
     }
 
@@ -827,16 +841,19 @@ fn refuse_batch(batch: Vec<Included>, error: impl Fn(&Mutation) -> ControlError)
     }
 }
 
+/// What is left once verdicts were acted on.
+struct Acted {
+    batch: Vec<Included>,
+    /// What is answered without a publish, and was judged behind one that is due: true only once that is stored.
+    held: Vec<(Edit, Verdict)>,
+}
+
 /// Answers what is answered without a publish, and gives the rest.
-fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Vec<Included> {
+fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Acted {
     let mut batch = Vec::with_capacity(edits.len());
+    let mut held = Vec::new();
     for (edit, verdict) in edits.into_iter().zip(verdicts) {
         match verdict {
-            // Not where a batch is acted on.
-            Verdict::Refresh => edit.refuse(ControlError::Contention),
-            Verdict::Refuse(error) => edit.refuse(error),
-            Verdict::Answer(written) => edit.send(Ok(Edited::Answered(written))),
-            Verdict::Stored(stored) => edit.send(Ok(Edited::Stored(stored))),
             Verdict::Include {
                 key,
                 replaced,
@@ -863,9 +880,26 @@ fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Vec<Included> {
                     is_unchanged,
                 });
             }
+            Verdict::Refresh | Verdict::Refuse(_) | Verdict::Answer(_) | Verdict::Stored(_) => {
+                match batch.is_empty() {
+                    true => tell(edit, verdict),
+                    false => held.push((edit, verdict)),
+                }
+            }
         }
     }
-    batch
+    Acted { batch, held }
+}
+
+/// Answers what is answered without a publish.
+fn tell(edit: Edit, verdict: Verdict) {
+    match verdict {
+        Verdict::Refuse(error) => edit.refuse(error),
+        Verdict::Answer(written) => edit.send(Ok(Edited::Answered(written))),
+        Verdict::Stored(stored) => edit.send(Ok(Edited::Stored(stored))),
+        // Not where verdicts are acted on.
+        Verdict::Refresh | Verdict::Include { .. } => edit.refuse(ControlError::Contention),
+    }
 }
 
 /// `lg1-` and a hash of the calls in it and of what it replaces: a batch that is judged again is another one.
