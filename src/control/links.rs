@@ -420,8 +420,17 @@ impl Driver {
             waiting.by_source.remove(&self.source);
             return None;
         }
-        let count = queue.len().min(BATCH_MAX);
-        Some(queue.drain(..count).collect())
+        let (mut edits, mut later) = (Vec::<Edit>::new(), VecDeque::new());
+        for edit in queue.drain(..) {
+            // A call that came again is recognised by the record, once that holds the first one.
+            let is_again = edits.iter().any(|other| other.stamp().id == edit.stamp().id);
+            match is_again || edits.len() == BATCH_MAX {
+                true => later.push_back(edit),
+                false => edits.push(edit),
+            }
+        }
+        *queue = later;
+        Some(edits)
     }
 
     async fn carry_out(&self, mut open: Vec<Edit>) {
