@@ -719,14 +719,23 @@ impl Driver {
                     Err(_) => sleep(RETRY_PAUSE).await,
                 }
             };
-            let now = match lattice.look(|contents| contents.view(record, last.stamp.id)) {
-                Ok(now) => now,
+            let looked = lattice.look(|contents| {
+                let ids = batch.iter().map(|included| included.stamp.id);
+                let applied = ids.map(|id| Some(contents.view(record, id).applied?.sequence));
+                (contents.view(record, last.stamp.id), applied.collect::<Vec<_>>())
+            });
+            let (now, applied) = match looked {
+                Ok(looked) => looked,
                 Err(error) if first_sent.is_none() => return Frozen::Refused(error),
                 Err(_) => return Frozen::Unknown,
             };
-            // An edit that is applied again is on record from before, too.
-            if let Some(applied) = now.applied.filter(|applied| applied.sequence > expected_sequence) {
-                return Frozen::Stored(applied.sequence);
+            // All of them at one place: a single one may be there by another gateway, to which it was sent too. An edit
+            // that is applied again is on record from before.
+            if let Some(Some(sequence)) = applied.first().copied()
+                && sequence > expected_sequence
+                && applied.iter().all(|place| *place == Some(sequence))
+            {
+                return Frozen::Stored(sequence);
             }
             match (published, first_sent) {
                 (Published::Duplicate(sequence), _) => return Frozen::Stored(sequence),
