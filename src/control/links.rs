@@ -260,6 +260,7 @@ impl Lattice {
                 let driver = Driver {
                     lattice: Arc::clone(self),
                     source: id.source_id.clone(),
+                    is_done: false,
                 };
                 self.tasks.spawn(driver.run());
             }
@@ -397,20 +398,25 @@ fn is_as_desired(desired: &Desired, now: Option<&Entry>) -> bool {
 struct Driver {
     lattice: Arc<Lattice>,
     source: Box<str>,
+    /// Whether it came to its end: then the source may be another one's by now.
+    is_done: bool,
 }
 
 impl Drop for Driver {
     /// Where it did not come to its end, whoever waits is told that nobody knows.
     fn drop(&mut self) {
-        self.lattice.sources.0.lock().by_source.remove(&self.source);
+        if !self.is_done {
+            self.lattice.sources.0.lock().by_source.remove(&self.source);
+        }
     }
 }
 
 impl Driver {
-    async fn run(self) {
+    async fn run(mut self) {
         while let Some(edits) = self.next() {
             self.carry_out(edits).await;
         }
+        self.is_done = true;
     }
 
     fn next(&self) -> Option<Vec<Edit>> {
