@@ -200,7 +200,7 @@ fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
             else {
                 continue;
             };
-            if op.began > since && last.as_ref().is_none_or(|(at, _, _)| *at <= sequence) {
+            if op.began >= since && last.as_ref().is_none_or(|(at, _, _)| *at <= sequence) {
                 last = Some((sequence, *op, None));
             }
             let Some(fate) = fate(history, &stored, key, hash, sequence, op) else {
@@ -232,8 +232,9 @@ fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
                 .copied()
                 .filter(may_stand)
                 .any(|op| op.written() == stands);
-            let is_excused = matches!(fate, None | Some(Fate::UndoneLate | Fate::Unheard));
-            if !is_explained && !(history.has_hosts && is_excused) {
+            let is_excused =
+                history.has_hosts && matches!(fate, None | Some(Fate::UndoneLate | Fate::Unheard));
+            if !is_explained && !is_excused {
                 violations.push(format!(
                     "key {key}: op {} was the last to be acknowledged, at {sequence}, and {stands:?} stands",
                     op.id

@@ -423,7 +423,7 @@ impl Key {
                     "provider_id": provider, "values": values,
                 });
                 // Hosts up to 0.63 write it, those since 0.78 not.
-                if id % 2 == 0 {
+                if id.is_multiple_of(2) {
                     body["id"] = link_hash(actor).into();
                 }
                 body

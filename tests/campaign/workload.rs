@@ -299,17 +299,17 @@ impl Workload {
         if !result.etag.is_empty() && write.action == Action::Put {
             self.etags.lock().note(write.key, kind, &result.etag, write.value);
         }
-        let wrote = |how| Outcome::Wrote {
+        let acknowledged = |how| Outcome::Wrote {
             sequence,
             how,
             is_superseded: result.superseded,
         };
         match result.outcome() {
-            Told::Applied => wrote(How::Applied),
-            Told::AlreadyApplied => wrote(How::AlreadyApplied),
+            Told::Applied => acknowledged(How::Applied),
+            Told::AlreadyApplied => acknowledged(How::AlreadyApplied),
             Told::Unchanged if write.action == Action::Delete => Outcome::Unchanged,
             // What stood was put again: published so that the id is on record.
-            Told::Unchanged if kind == Kind::InterfaceLink => wrote(How::Applied),
+            Told::Unchanged if kind == Kind::InterfaceLink => acknowledged(How::Applied),
             other => Outcome::Absurd(format!("{other:?} for {write:?}")),
         }
     }
