@@ -101,6 +101,9 @@ struct Dev {
     /// The layout of lattices that are created on the first write.
     #[arg(long, value_enum, default_value = "cache-stream")]
     layout: LayoutArg,
+    /// For how long an edit of an interface link must stand before it is acknowledged; `0s` where no host writes.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    settle: Option<std::time::Duration>,
     /// What to log, such as `info` or `lattice_gateway=debug`.
     #[arg(long, default_value = "warn,lattice_gateway=info")]
     log: String,
@@ -254,6 +257,9 @@ impl Dev {
             NatsServer::Elsewhere(url) => Config::dev(url.clone(), None),
         };
         (config.listen, config.admin_listen) = (self.listen, self.admin_listen);
+        if let Some(settle) = self.settle {
+            config.lattices.settle_for(settle);
+        }
         if let Some(mistake) = not_loopback(&config) {
             return fail(&mistake, EX_USAGE);
         }

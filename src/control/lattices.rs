@@ -92,6 +92,13 @@ impl Settings {
             .collect()
     }
 
+    /// Has every lattice wait so long before an edit of an interface link is acknowledged.
+    pub fn settle_for(&mut self, settle: Duration) {
+        for (_, settings) in &mut self.0 {
+            Arc::make_mut(settings).settle = settle;
+        }
+    }
+
     fn of(&self, lattice: &LatticeName) -> Option<Arc<LatticeSettings>> {
         let exact = self.0.iter().find(|(pattern, _)| pattern == lattice.as_str());
         let glob = || {

@@ -45,6 +45,8 @@ use crate::{
 /// go deaf for good by a message that comes before (measured on wasmCloud 1.9.2).
 const CALM: Duration = Duration::from_secs(3);
 
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
 /// The edits that wait, by source. A source is in here while somebody carries its edits out.
 #[derive(Debug, Default)]
 pub(super) struct Sources(Mutex<Waiting>);
@@ -198,6 +200,7 @@ impl Lattice {
                 let driver = Driver {
                     lattice: Arc::clone(self),
                     source: id.source_id.clone(),
+                    is_done: false,
                 };
                 self.tasks.spawn(driver.run());
             }
@@ -228,6 +231,16 @@ impl Lattice {
         }
         if deadline.bound(sleep(settle)).await.is_none() {
             return Settled::TooLate;
+        }
+        // A mirror that lags would show the edit standing though it was undone long since.
+        while self.fresh(deadline).await.is_err() {
+            if !self.exists() {
+                return Settled::Stands(written);
+            }
+            if deadline.left() <= RETRY_PAUSE {
+                return Settled::TooLate;
+            }
+            sleep(RETRY_PAUSE).await;
         }
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return Settled::Stands(written);

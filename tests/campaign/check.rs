@@ -18,7 +18,10 @@ use todc_utils::{
     specifications::Specification,
 };
 
-use crate::history::{Action, Condition, History, How, Op, OpId, Outcome};
+use crate::{
+    history::{Action, Condition, History, How, Kind, Op, OpId, Outcome, Stored},
+    world::SETTLE,
+};
 
 /// How long the search may take for one key.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,13 +36,17 @@ pub fn all(history: &History) -> (Vec<Violation>, usize) {
         not_applied_is_nowhere(history),
         stored_once(history),
         standing_is_one(history),
+        only_own_links_change(history),
+        acknowledged_edits_stand(history),
     ]
     .concat();
     if !history.has_loss() {
         violations.extend(by_sequence(history));
     }
     let mut undecided = 0;
-    for key in 0..history.folded.len() {
+    // What hosts undo and is applied again takes effect twice: no order of single effects explains it.
+    let is_one_effect = |key: &usize| !(history.has_hosts && history.kind(*key) == Kind::InterfaceLink);
+    for key in (0..history.folded.len()).filter(is_one_effect) {
         match linearizable(history, key) {
             Some(true) => {}
             Some(false) => violations.push(format!(
@@ -66,6 +73,7 @@ fn not_applied_is_nowhere(history: &History) -> Vec<Violation> {
         .ops
         .iter()
         .filter(|op| matches!(op.outcome, Outcome::NotApplied | Outcome::Refused) && op.action == Action::Put)
+        .filter(|op| op.value.is_none())
         .filter(|op| seen.contains(&op.id) && !history.may_be_lost(op))
         .map(|op| format!("op {}: told as not applied ({:?}), and seen", op.id, op.outcome))
         .collect()
@@ -77,34 +85,239 @@ fn seen(history: &History) -> BTreeSet<OpId> {
         _ => None,
     });
     let standing = history.standing.iter().flatten().flatten().map(|(op, _)| *op);
-    let stored = history.stored.iter().filter_map(|stored| stored.op);
+    let stored = history.stored.iter().flat_map(|stored| {
+        let in_record = stored.record.iter().flat_map(BTreeMap::values).copied();
+        in_record.chain(stored.op)
+    });
     read.chain(standing).chain(stored).collect()
 }
 
-/// No message id is stored twice, unless the stream was lost in between.
+/// No call is stored twice, unless the stream was lost in between, or a host undid it.
 fn stored_once(history: &History) -> Vec<Violation> {
-    let mut places = BTreeMap::<&str, BTreeMap<u64, u64>>::new();
-    for stored in &history.stored {
-        if let Some(id) = &stored.message_id {
-            places
-                .entry(id)
-                .or_default()
-                .entry(stored.sequence)
-                .or_insert(stored.heard);
+    let stored = history.stored_once_each();
+    let mut places = BTreeMap::<&str, Vec<&Stored>>::new();
+    for message in &stored {
+        let ids = message.calls.iter().map(|call| &call.id);
+        let unnamed = message.message_id.iter().filter(|_| message.calls.is_empty());
+        for id in ids.chain(unnamed) {
+            places.entry(id).or_default().push(message);
         }
     }
-    let was_lost_between = |heard: &BTreeMap<u64, u64>| {
-        let (first, last) = (heard.values().min(), heard.values().max());
-        let mut losses = history.ops.iter().filter(|op| op.action == Action::Loss);
-        losses.any(|loss| {
-            first.is_some_and(|first| *first <= loss.ended) && last.is_some_and(|last| loss.began <= *last)
-        })
+    let is_excused = |first: &Stored, second: &Stored| {
+        history.is_lost_between(first.heard.min(second.heard), first.heard.max(second.heard))
+            || (history.has_hosts && may_be_undone(&stored, first, second))
     };
+    let is_twice = |places: &&Vec<&Stored>| {
+        let mut pairs = places.windows(2);
+        pairs.any(|pair| !is_excused(pair[0], pair[1]))
+    };
+    let places = places.iter().filter(|(_, places)| is_twice(places));
     places
-        .iter()
-        .filter(|(_, heard)| heard.len() > 1 && !was_lost_between(heard))
-        .map(|(id, heard)| format!("{id}: applied twice, at {:?}", heard.keys().collect::<Vec<_>>()))
+        .map(|(id, places)| {
+            let at = places.iter().map(|stored| stored.sequence).collect::<Vec<_>>();
+            format!("{id}: applied twice, at {at:?}")
+        })
         .collect()
+}
+
+/// Whether a host wrote between two messages of a record, or something that was not heard was.
+fn may_be_undone(stored: &[&Stored], first: &Stored, second: &Stored) -> bool {
+    let mut at = second;
+    while at.sequence > first.sequence {
+        match before(stored, at) {
+            Some(earlier) if earlier.calls.is_empty() => return true,
+            Some(earlier) => at = earlier,
+            None => return true,
+        }
+    }
+    false
+}
+
+/// The message before on the same subject, where it was heard.
+fn before<'a>(stored: &[&'a Stored], message: &Stored) -> Option<&'a Stored> {
+    let place = stored.iter().position(|one| std::ptr::eq(*one, message))?;
+    let earlier = stored[..place].last()?;
+    let is_it = earlier.subject == message.subject && earlier.sequence == message.previous;
+    is_it.then_some(earlier)
+}
+
+/// A publish of the gateway leaves every link alone that none of its edits is of.
+fn only_own_links_change(history: &History) -> Vec<Violation> {
+    let stored = history.stored_once_each();
+    let mut violations = Vec::new();
+    for message in stored.iter().filter(|message| !message.calls.is_empty()) {
+        let Some(record) = &message.record else {
+            continue;
+        };
+        let nothing = BTreeMap::new();
+        let earlier = match (message.previous, before(&stored, message)) {
+            (0, _) => &nothing,
+            (_, Some(earlier)) if !history.is_lost_between(earlier.heard, message.heard) => {
+                earlier.record.as_ref().unwrap_or(&nothing)
+            }
+            _ => continue,
+        };
+        for (key, hash) in history.short_hashes.iter().enumerate() {
+            let Some(hash) = hash else {
+                continue;
+            };
+            let is_own = message.calls.iter().any(|call| call.entry == *hash);
+            if !is_own && record.get(&key) != earlier.get(&key) {
+                violations.push(format!(
+                    "key {key}: {} at {} changed it from {:?} to {:?} by an edit of another link",
+                    message.subject,
+                    message.sequence,
+                    earlier.get(&key),
+                    record.get(&key)
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// An acknowledged edit of a link is in the record where it was applied, has stood for as long as it has to beside hosts,
+/// and stands in the end unless another edit, or a host too late, replaced it.
+fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
+    let stored = history.stored_once_each();
+    let mut violations = Vec::new();
+    for key in 0..history.kinds.len() {
+        if history.kind(key) != Kind::InterfaceLink {
+            continue;
+        }
+        let Some(hash) = history.short_hashes[key].as_deref() else {
+            continue;
+        };
+        let since = history.losses().map(|loss| loss.ended).max().unwrap_or(0);
+        let ops = history.ops.iter().filter(|op| op.key == key).collect::<Vec<_>>();
+        let mut last = None;
+        for op in &ops {
+            let Outcome::Wrote {
+                sequence,
+                is_superseded: false,
+                ..
+            } = op.outcome
+            else {
+                continue;
+            };
+            if op.began >= since && last.as_ref().is_none_or(|(at, _, _)| *at <= sequence) {
+                last = Some((sequence, *op, None));
+            }
+            let Some(fate) = fate(history, &stored, key, hash, sequence, op) else {
+                continue;
+            };
+            if let Fate::Wrong(why) = &fate {
+                violations.push(format!(
+                    "key {key}: op {} was acknowledged at {sequence}, and {why}",
+                    op.id
+                ));
+            }
+            if let Some((at, of, known)) = &mut last
+                && *at == sequence
+                && of.id == op.id
+            {
+                *known = Some(fate);
+            }
+        }
+        if let Some((sequence, op, fate)) = last {
+            let stands = history.folded[key];
+            let may_stand = |other: &&Op| match other.outcome {
+                Outcome::Unknown | Outcome::Superseded => true,
+                // What replaced it may have been undone, and so have its own replacement.
+                Outcome::Wrote { sequence: at, .. } => at >= sequence || other.id == op.id,
+                _ => false,
+            };
+            let is_explained = ops
+                .iter()
+                .copied()
+                .filter(may_stand)
+                .any(|op| op.written() == stands);
+            let is_excused =
+                history.has_hosts && matches!(fate, None | Some(Fate::UndoneLate | Fate::Unheard));
+            if !is_explained && !is_excused {
+                violations.push(format!(
+                    "key {key}: op {} was the last to be acknowledged, at {sequence}, and {stands:?} stands",
+                    op.id
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// What became of an edit after it was applied.
+enum Fate {
+    /// It stands, or another edit replaced it.
+    Fine,
+    /// A host undid it after it had stood for long enough.
+    UndoneLate,
+    /// Not everything was heard.
+    Unheard,
+    Wrong(String),
+}
+
+/// `None` where the message was not heard in which it was applied.
+fn fate(
+    history: &History,
+    stored: &[&Stored],
+    key: usize,
+    hash: &str,
+    sequence: u64,
+    op: &Op,
+) -> Option<Fate> {
+    const HEARD_WITHIN: u64 = 1_000_000;
+    // The clocks of two servers, and of a message on its way, are not the gateway's.
+    const MARGIN: Duration = Duration::from_millis(2);
+    let heard = op.began..op.ended + HEARD_WITHIN;
+    let place = stored.iter().position(|message| {
+        let is_of_link = message.calls.iter().any(|call| call.entry == hash);
+        is_of_link && message.sequence == sequence && heard.contains(&message.heard)
+    })?;
+    let (applied, later) = stored[place..].split_first()?;
+    let of = |message: &Stored| {
+        message
+            .record
+            .as_ref()
+            .and_then(|record| record.get(&key).copied())
+    };
+    if of(applied) != op.written() {
+        return Some(Fate::Wrong(format!("the record says {:?} there", of(applied))));
+    }
+    let mut at = applied;
+    // Which of the hosts' messages undid it first, and whether that was soon.
+    let mut undone: Option<(&Stored, Duration)> = None;
+    for message in later.iter().filter(|message| message.subject == applied.subject) {
+        let is_next = message.previous == at.sequence && !history.is_lost_between(at.heard, message.heard);
+        let since = u64::try_from(message.unix_nanos - applied.unix_nanos).unwrap_or(0);
+        let since = Duration::from_nanos(since);
+        match undone {
+            // Another host may bring it back before the gateway looks.
+            Some((by, soon)) if !is_next || (message.heard > op.ended && since + MARGIN >= SETTLE) => {
+                return Some(judged(by, soon, MARGIN));
+            }
+            None if !is_next => return Some(Fate::Unheard),
+            Some(_) | None => {}
+        }
+        let is_there = of(message) == op.written();
+        match (is_there, message.calls.is_empty()) {
+            (true, _) => undone = None,
+            (false, true) => undone = undone.or(Some((message, since))),
+            (false, false) => return Some(Fate::Fine),
+        }
+        at = message;
+    }
+    Some(undone.map_or(Fate::Fine, |(by, soon)| judged(by, soon, MARGIN)))
+}
+
+fn judged(by: &Stored, after: Duration, margin: Duration) -> Fate {
+    match after + margin < SETTLE {
+        true => Fate::Wrong(format!(
+            "a host undid it {:.1} ms later, at {}",
+            after.as_secs_f64() * 1_000.0,
+            by.sequence
+        )),
+        false => Fate::UndoneLate,
+    }
 }
 
 /// All gateways and the hosts' loader see the same in the end.
@@ -130,6 +343,14 @@ fn by_sequence(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
     for key in 0..history.folded.len() {
         let ops = history.ops.iter().filter(|op| op.key == key).collect::<Vec<_>>();
+        violations.extend(in_real_time(key, &ops));
+        if !(history.has_hosts && history.kind(key) == Kind::InterfaceLink) {
+            violations.extend(final_is_last(history, key, &ops));
+        }
+        if history.kind(key) == Kind::InterfaceLink {
+            // Its sequences are the record's.
+            continue;
+        }
         // Where each write is known to stand, from its answer or from a read of its value.
         let mut places = BTreeMap::<OpId, BTreeSet<u64>>::new();
         for op in &ops {
@@ -161,14 +382,13 @@ fn by_sequence(history: &History) -> Vec<Violation> {
                 }
             }
         }
-        violations.extend(in_real_time(key, &ops));
-        violations.extend(final_is_last(history, key, &ops));
         for op in &ops {
             if let (
                 Condition::Is(expected),
                 Outcome::Wrote {
                     sequence,
                     how: How::Applied,
+                    ..
                 },
             ) = (op.condition, &op.outcome)
             {
@@ -224,6 +444,10 @@ fn final_is_last(history: &History, key: usize, ops: &[&Op]) -> Vec<Violation> {
     let last = ops
         .iter()
         .filter_map(|op| match op.outcome {
+            // Of two edits in one publish the later one tells.
+            Outcome::Wrote {
+                is_superseded: true, ..
+            } if history.kind(key) == Kind::InterfaceLink => None,
             Outcome::Wrote { sequence, .. } => Some((sequence, op.id, op.action)),
             _ => None,
         })
@@ -263,6 +487,11 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
         .iter()
         .filter(|op| op.key == key || op.action == Action::Loss)
         .filter(|op| !matches!(op.outcome, Outcome::NotApplied | Outcome::Absurd(_)))
+        // An etag of content from before a loss is refused though the same content stands.
+        .filter(|op| {
+            let is_of_content = history.kind(key) == Kind::InterfaceLink && history.has_loss();
+            !(is_of_content && op.outcome == Outcome::Refused && matches!(op.condition, Condition::Is(_)))
+        })
         .flat_map(|op| {
             // What may have been applied to a stream that was lost, and then again to the next one or not at all.
             let lost = history.may_be_lost(op).then(|| Op {
@@ -327,9 +556,8 @@ impl Specification for Register {
             Condition::Absent => state.is_none(),
         };
         let written = match op.action {
-            Action::Put | Action::ForeignPut => Some(op.id),
-            Action::Delete | Action::ForeignDelete | Action::Loss => None,
             Action::Get => *state,
+            _ => op.written(),
         };
         match op.outcome {
             Outcome::Done => (true, written),

@@ -12,7 +12,7 @@ use crate::{
     history::{Outcome, Stored},
     round::{hear, patient_client},
     workload::{PATIENCE, Workload, foreign_outcome},
-    world::{LATTICE, Program, Topology, World},
+    world::{CACHE_STREAM, LATTICE, Layout, Like, Program, Topology, World},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,13 +28,19 @@ impl Drill {
     pub async fn run(self) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let program = Program::copied_to(folder.path(), None);
+        let like = |topology, gateways| Like {
+            topology,
+            layout: Layout::CacheStream,
+            has_hosts: false,
+            gateways,
+        };
         match self {
             Self::KillInMidPublish => {
-                let world = World::start(Topology::R1File, 2, &program, folder.path()).await;
+                let world = World::start(like(Topology::R1File, 2), &program, folder.path()).await;
                 kill_in_mid_publish(world).await
             }
             Self::KillLeader => {
-                let world = World::start(Topology::R3File, 1, &program, folder.path()).await;
+                let world = World::start(like(Topology::R3File, 1), &program, folder.path()).await;
                 kill_leader(world).await
             }
         }
@@ -120,7 +126,7 @@ async fn kill_leader(mut world: World) -> bool {
     for number in 0..TIMES {
         drop(load.clone().put_on(0, 0, load.next_id(), None, SHORT).await);
         let raw = patient_client(&world.urls()).await;
-        let leader = world.leader().await;
+        let leader = world.leader(CACHE_STREAM).await;
         world.nodes[leader].down("KILL");
         let killed = Instant::now();
         let by_jetstream = async {
@@ -152,7 +158,7 @@ async fn kill_leader(mut world: World) -> bool {
             later.as_secs_f64()
         );
         world.nodes[leader].up().await;
-        world.has_leader().await;
+        world.have_leaders().await;
     }
     println!(
         "at worst {:.2} s later (promised: {} s)",

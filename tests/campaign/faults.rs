@@ -12,7 +12,7 @@ use crate::{
     harness::wire::Wire,
     history::Outcome,
     workload::foreign_outcome,
-    world::{ALLOWED, DENIED, STREAM, World},
+    world::{ALLOWED, DENIED, Layout, World},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,7 +64,8 @@ impl Fault {
         match self {
             Self::KillNode => restart(world, &[node], a_moment(rng, 0, 1_500)).await,
             Self::KillLeader => {
-                let leader = world.leader().await;
+                let stream = rng.choice(world.layout.streams()).unwrap();
+                let leader = world.leader(stream).await;
                 restart(world, &[leader], a_moment(rng, 0, 1_500)).await;
             }
             Self::KillAll => {
@@ -72,8 +73,10 @@ impl Fault {
                 restart(world, &all, a_moment(rng, 0, 500)).await;
             }
             Self::StepDown => {
-                let call = format!("STREAM.LEADER.STEPDOWN.{STREAM}");
-                drop(world.nodes[node].api(&call, Value::Null).await);
+                for stream in world.layout.streams() {
+                    let call = format!("STREAM.LEADER.STEPDOWN.{stream}");
+                    drop(world.nodes[node].api(&call, Value::Null).await);
+                }
             }
             Self::HoldNode => {
                 world.nodes[node].hold().await;
@@ -96,22 +99,20 @@ impl Fault {
                 world.gateways[gateway].start().await;
             }
             Self::DeleteStream => {
-                drop(
-                    world.nodes[0]
-                        .api(&format!("STREAM.DELETE.{STREAM}"), Value::Null)
-                        .await,
-                );
+                for stream in world.layout.streams() {
+                    let call = format!("STREAM.DELETE.{stream}");
+                    drop(world.nodes[0].api(&call, Value::Null).await);
+                }
                 lasts(rng, 0, 300).await;
-                world.create_stream().await;
+                world.create_streams().await;
             }
             Self::PurgeStream => {
-                drop(
-                    world.nodes[0]
-                        .api(&format!("STREAM.PURGE.{STREAM}"), json!({}))
-                        .await,
-                );
+                for stream in world.layout.streams() {
+                    let call = format!("STREAM.PURGE.{stream}");
+                    drop(world.nodes[0].api(&call, json!({})).await);
+                }
             }
-            Self::Reconfigure => reconfigure(world, a_moment(rng, 200, 3_500)).await,
+            Self::Reconfigure => reconfigure(world, rng).await,
             Self::FillStorage => fill(world, a_moment(rng, 300, 1_500)).await,
             Self::WithdrawPermission => {
                 for node in &mut world.nodes {
@@ -189,26 +190,29 @@ async fn restart(world: &mut World, nodes: &[usize], pause: Duration) {
         world.nodes[*node].answers().await;
     }
     if world.nodes.len() == 1 && world.topology.is_memory() {
-        world.create_stream().await;
+        world.create_streams().await;
     }
-    world.has_leader().await;
+    world.have_leaders().await;
 }
 
-/// A configuration in which writes would not be safe, and back.
-async fn reconfigure(world: &World, pause: Duration) {
-    let info = world.nodes[0]
-        .api(&format!("STREAM.INFO.{STREAM}"), Value::Null)
-        .await;
-    let mut config = info["config"].clone();
-    for messages in [2, 1] {
-        config["max_msgs_per_subject"] = messages.into();
-        drop(
-            world.nodes[0]
-                .api(&format!("STREAM.UPDATE.{STREAM}"), config.clone())
-                .await,
-        );
-        if messages == 2 {
-            sleep(pause).await;
+/// A configuration in which writes would not be safe, and back. Of a bucket it may also be one with a history, in which
+/// they are.
+async fn reconfigure(world: &World, rng: &mut Rng) {
+    const HOUR: u64 = 3_600_000_000_000;
+    let has_history = world.layout == Layout::CacheStream || rng.bool();
+    let (member, there, back) = match has_history {
+        true => ("max_msgs_per_subject", 2, 1),
+        false => ("max_age", HOUR, 0),
+    };
+    for value in [there, back] {
+        for stream in world.layout.streams() {
+            let mut config = world.info(stream).await["config"].clone();
+            config[member] = value.into();
+            let call = format!("STREAM.UPDATE.{stream}");
+            drop(world.nodes[0].api(&call, config).await);
+        }
+        if value == there {
+            lasts(rng, 200, 3_500).await;
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     check,
-    history::{Action, Condition, History, How, Op, OpId, Outcome},
+    history::{Action, Call, Condition, History, How, Kind, Op, OpId, Outcome, Stored},
+    world::Layout,
 };
 
 type Time = (u64, u64);
@@ -62,7 +63,68 @@ fn sound() -> Vec<(&'static str, History)> {
             ),
         ),
         ("loss", history(vec![first, lost, get(3, (40, 50), None)], None)),
+        (
+            "an edit of one link",
+            of_records(vec![edit(5, 0, 0, &[(0, 1)]), edit(6, 5, 1, &[(0, 1), (1, 2)])]),
+        ),
+        (
+            "undone late",
+            of_records(vec![edit(5, 0, 0, &[(0, 1)]), by_host(6, 5, 21, &[])]),
+        ),
+        (
+            "undone and brought back",
+            of_records(vec![
+                edit(5, 0, 0, &[(0, 1)]),
+                by_host(6, 5, 3, &[]),
+                by_host(7, 6, 5, &[(0, 1)]),
+            ]),
+        ),
+        (
+            "undone and applied again",
+            of_records(vec![
+                edit(3, 0, 0, &[(0, 1)]),
+                by_host(4, 3, 3, &[]),
+                edit(5, 4, 0, &[(0, 1)]),
+            ]),
+        ),
     ]
+}
+
+/// Two links of one record beside hosts: the first one was put at 5 by op 1.
+fn of_records(stored: Vec<Stored>) -> History {
+    History {
+        layout: Layout::Component,
+        has_hosts: true,
+        kinds: vec![Kind::InterfaceLink; 2],
+        short_hashes: vec![Some("0".to_owned()), Some("1".to_owned())],
+        standing: Vec::new(),
+        stored,
+        ..history(vec![put(1, (0, 10), 5)], Some((1, 5)))
+    }
+}
+
+fn edit(sequence: u64, previous: u64, key: usize, record: &[(usize, OpId)]) -> Stored {
+    let call = Call {
+        id: format!("call-{key}"),
+        entry: key.to_string(),
+    };
+    Stored {
+        calls: vec![call],
+        ..by_host(sequence, previous, 0, record)
+    }
+}
+
+/// Stored so many milliseconds after the round began.
+fn by_host(sequence: u64, previous: u64, millis: u8, record: &[(usize, OpId)]) -> Stored {
+    Stored {
+        subject: "record".to_owned(),
+        sequence,
+        previous,
+        unix_nanos: i128::from(millis) * 1_000_000,
+        record: Some(record.iter().copied().collect()),
+        heard: sequence,
+        ..Stored::default()
+    }
 }
 
 fn flawed() -> Vec<(&'static str, History)> {
@@ -71,11 +133,12 @@ fn flawed() -> Vec<(&'static str, History)> {
     let not_applied = op(2, Action::Put, Condition::None, (20, 30), Outcome::NotApplied);
     let twice = History {
         stored: [(5, 1), (7, 3)]
-            .map(|(sequence, heard)| crate::history::Stored {
+            .map(|(sequence, heard)| Stored {
                 sequence,
                 message_id: Some("lg1-x".to_owned()),
                 op: Some(1),
                 heard,
+                ..Stored::default()
             })
             .into(),
         ..history(vec![first.clone()], Some((1, 5)))
@@ -109,7 +172,35 @@ fn flawed() -> Vec<(&'static str, History)> {
             },
         ),
     ];
-    [flawed_in_any_order(), others].concat()
+    [flawed_in_any_order(), flawed_records(), others].concat()
+}
+
+fn flawed_records() -> Vec<(&'static str, History)> {
+    vec![
+        (
+            "another link lost by an edit",
+            of_records(vec![edit(5, 0, 0, &[(0, 1), (1, 2)]), edit(6, 5, 0, &[(0, 1)])]),
+        ),
+        (
+            "acknowledged and not there",
+            of_records(vec![edit(5, 0, 0, &[(0, 9)])]),
+        ),
+        (
+            "undone too soon",
+            of_records(vec![edit(5, 0, 0, &[(0, 1)]), by_host(6, 5, 3, &[])]),
+        ),
+        (
+            "applied twice without an undoing",
+            of_records(vec![edit(4, 0, 0, &[(0, 1)]), edit(5, 4, 0, &[(0, 1)])]),
+        ),
+        (
+            "another value in the end",
+            History {
+                folded: vec![Some(2)],
+                ..of_records(vec![edit(5, 0, 0, &[(0, 1)])])
+            },
+        ),
+    ]
 }
 
 fn flawed_in_any_order() -> Vec<(&'static str, History)> {
@@ -136,6 +227,11 @@ fn history(ops: Vec<Op>, standing: Option<(OpId, u64)>) -> History {
     History {
         seed: 0,
         topology: String::new(),
+        layout: Layout::default(),
+        has_hosts: false,
+        host_writes: 0,
+        kinds: Vec::new(),
+        short_hashes: Vec::new(),
         faults: Vec::new(),
         ops,
         stored: Vec::new(),
@@ -149,6 +245,7 @@ fn op(id: OpId, action: Action, condition: Condition, (began, ended): Time, outc
         id,
         key: 0,
         action,
+        value: None,
         condition,
         began,
         ended,
@@ -164,7 +261,11 @@ fn put(id: OpId, time: Time, sequence: u64) -> Op {
         Action::Put,
         Condition::None,
         time,
-        Outcome::Wrote { sequence, how },
+        Outcome::Wrote {
+            sequence,
+            how,
+            is_superseded: false,
+        },
     )
 }
 

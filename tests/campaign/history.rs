@@ -1,6 +1,10 @@
 //! What was asked for and what was answered, one record an operation; kept as JSON where a check fails.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
+
+use crate::world::Layout;
 
 /// Names an operation; what it writes holds it, so that a value tells who wrote it.
 pub type OpId = u64;
@@ -11,6 +15,9 @@ pub struct Op {
     pub id: OpId,
     pub key: usize,
     pub action: Action,
+    /// What it writes, where that is not its own id: what another operation wrote, once more.
+    #[serde(default)]
+    pub value: Option<OpId>,
     pub condition: Condition,
     /// When the first attempt began, microseconds since the round did.
     pub began: u64,
@@ -20,13 +27,23 @@ pub struct Op {
     pub outcome: Outcome,
 }
 
+impl Op {
+    /// What the key holds once it is applied.
+    pub fn written(&self) -> Option<OpId> {
+        match self.action {
+            Action::Put | Action::ForeignPut => Some(self.value.unwrap_or(self.id)),
+            Action::Delete | Action::ForeignDelete | Action::Loss | Action::Get => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub enum Action {
     Put,
     Delete,
     /// A fully consistent read.
     Get,
-    /// A raw publish to the home subject, as a host's overwrites.
+    /// A raw publish to the home subject, as a host's overwrites. Not of a link that shares a record.
     ForeignPut,
     ForeignDelete,
     /// The stream was lost, purged or deleted by a fault.
@@ -37,7 +54,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub enum Condition {
     None,
-    /// The etag of what this operation wrote.
+    /// The etag of what this operation wrote. Of a link in a shared record it is of its content: it holds whoever wrote
+    /// that.
     Is(OpId),
     Exists,
     Absent,
@@ -46,7 +64,13 @@ pub enum Condition {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub enum Outcome {
     /// Acknowledged, at this sequence.
-    Wrote { sequence: u64, how: How },
+    Wrote {
+        sequence: u64,
+        how: How,
+        /// Told that something else was written to the entry since.
+        #[serde(default)]
+        is_superseded: bool,
+    },
     /// The state was as asked already.
     Unchanged,
     /// What stood, and at which sequence.
@@ -71,15 +95,51 @@ pub enum How {
     AlreadyApplied,
 }
 
-/// A message that the stream took, as its tap told.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// What is known of the entries of a kind.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub enum Kind {
+    #[default]
+    Link,
+    /// Several are one record, with one revision.
+    InterfaceLink,
+    Config,
+}
+
+/// A message that a stream took, as its tap told.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Stored {
+    #[serde(default)]
+    pub subject: String,
     pub sequence: u64,
+    /// Where the message before it on its subject is; 0 for none.
+    #[serde(default)]
+    pub previous: u64,
+    /// When the stream stored it, Unix nanoseconds.
+    #[serde(default)]
+    pub unix_nanos: i128,
     pub message_id: Option<String>,
+    /// The calls that made it, as its evidence tells; none of a foreign one.
+    #[serde(default)]
+    pub calls: Vec<Call>,
     /// Who wrote it, where the value tells.
     pub op: Option<OpId>,
+    /// Of a shared record: what it holds, by key.
+    #[serde(default)]
+    pub record: Option<BTreeMap<usize, OpId>>,
     /// Microseconds since the round began.
     pub heard: u64,
+}
+
+/// A call as evidence names it, in hexadecimal.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Call {
+    pub id: String,
+    /// In a shared record: which entry it was for.
+    pub entry: String,
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
 }
 
 /// Everything that one round left behind.
@@ -87,6 +147,20 @@ pub struct Stored {
 pub struct History {
     pub seed: u64,
     pub topology: String,
+    #[serde(default)]
+    pub layout: Layout,
+    /// Whether stand-ins for hosts wrote shared records.
+    #[serde(default)]
+    pub has_hosts: bool,
+    /// Their writes.
+    #[serde(default)]
+    pub host_writes: u64,
+    /// By key.
+    #[serde(default)]
+    pub kinds: Vec<Kind>,
+    /// How evidence in a shared record names the entry, by key.
+    #[serde(default)]
+    pub short_hashes: Vec<Option<String>>,
     pub faults: Vec<String>,
     pub ops: Vec<Op>,
     pub stored: Vec<Stored>,
@@ -97,15 +171,37 @@ pub struct History {
 }
 
 impl History {
+    pub fn kind(&self, key: usize) -> Kind {
+        self.kinds.get(key).copied().unwrap_or_default()
+    }
+
+    pub fn losses(&self) -> impl Iterator<Item = &Op> {
+        self.ops.iter().filter(|op| op.action == Action::Loss)
+    }
+
+    /// Whether the stream may have been lost at some time between two moments.
+    pub fn is_lost_between(&self, from: u64, to: u64) -> bool {
+        self.losses().any(|loss| from <= loss.ended && loss.began <= to)
+    }
+
+    /// What the streams took, each message once, in the order of its subject.
+    pub fn stored_once_each(&self) -> Vec<&Stored> {
+        let mut seen = BTreeSet::new();
+        let mut stored = self.stored.iter().collect::<Vec<_>>();
+        stored.sort_by_key(|stored| stored.heard);
+        stored.retain(|stored| seen.insert((&stored.subject, stored.sequence, stored.unix_nanos)));
+        stored.sort_by_key(|stored| (&stored.subject, stored.unix_nanos, stored.sequence));
+        stored
+    }
+
     /// Whether an earlier attempt may have been applied to a stream that was lost before the last one was answered: with
     /// the stream went every trace of it.
     pub fn may_be_lost(&self, op: &Op) -> bool {
-        let mut losses = self.ops.iter().filter(|op| op.action == Action::Loss);
-        op.attempts > 1 && losses.any(|loss| loss.began <= op.ended && op.began <= loss.ended)
+        op.attempts > 1 && self.is_lost_between(op.began, op.ended)
     }
 
     /// Whether the stream was lost during the round, so that sequences begin anew.
     pub fn has_loss(&self) -> bool {
-        self.ops.iter().any(|op| op.action == Action::Loss)
+        self.losses().next().is_some()
     }
 }

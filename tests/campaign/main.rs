@@ -26,8 +26,10 @@
     reason = "the harness serves other tests too"
 )]
 
+mod bucket_model;
 mod check;
 mod drills;
+mod entries;
 mod faults;
 mod flaws;
 mod harness;
@@ -42,7 +44,7 @@ mod world;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use fastrand::Rng;
 use tokio::time::Instant;
 
@@ -50,7 +52,7 @@ use crate::{
     faults::Fault,
     round::{Plan, Played},
     totals::Totals,
-    world::{Program, Topology},
+    world::{Layout, Program, Topology},
 };
 
 /// Breaks real servers and gateways under load, and checks every history.
@@ -71,6 +73,12 @@ struct Options {
     /// Only these topologies.
     #[arg(long = "topology", value_enum)]
     topologies: Vec<Topology>,
+    /// Only these layouts.
+    #[arg(long = "layout", value_enum)]
+    layouts: Vec<Layout>,
+    /// Whether stand-ins for hosts write the records of layout `component`; else some rounds have them.
+    #[arg(long)]
+    hosts: Option<bool>,
     /// Only these faults.
     #[arg(long = "fault", value_enum)]
     faults: Vec<Fault>,
@@ -90,6 +98,35 @@ struct Options {
     /// Checks a kept history again, and nothing else.
     #[arg(long)]
     check: Option<PathBuf>,
+}
+
+impl Options {
+    /// What a round's choices depend on besides its seed.
+    fn choices(&self) -> String {
+        let named = |option: &str, names: Vec<String>| {
+            names
+                .into_iter()
+                .map(|name| format!("--{option} {name}"))
+                .collect::<Vec<_>>()
+        };
+        let hosts = self.hosts.iter().map(bool::to_string).collect();
+        [
+            named("topology", names(&self.topologies)),
+            named("layout", names(&self.layouts)),
+            named("fault", names(&self.faults)),
+            named("hosts", hosts),
+        ]
+        .concat()
+        .join(" ")
+    }
+}
+
+/// As they are written in options.
+fn names<T: ValueEnum>(values: &[T]) -> Vec<String> {
+    values
+        .iter()
+        .filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()))
+        .collect()
 }
 
 fn main() -> ExitCode {
@@ -130,6 +167,8 @@ async fn run(options: Options) -> ExitCode {
         gateways: options.gateways,
         seconds: options.seconds,
         topologies: &options.topologies,
+        layouts: &options.layouts,
+        has_hosts: options.hosts,
         faults: &options.faults,
     };
     let began = Instant::now();
@@ -170,7 +209,8 @@ fn tell(options: &Options, played: &Played) {
         file.display()
     );
     eprintln!(
-        "  the seed again:    make campaign ARGS='--seed {} --rounds 1'",
-        history.seed
+        "  the seed again:    make campaign ARGS='--seed {} --rounds 1 {}'",
+        history.seed,
+        options.choices()
     );
 }

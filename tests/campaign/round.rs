@@ -5,17 +5,19 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use clap::ValueEnum;
 use fastrand::Rng;
 use futures_util::StreamExt;
+use lattice_gateway::store::evidence::{self, Evidence};
 use parking_lot::Mutex;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    check,
+    bucket_model, check, entries,
     faults::Fault,
-    history::{History, OpId, Stored},
+    history::{Call, History, OpId, Stored, hex},
     host_model,
-    workload::{self, Workload},
-    world::{LATTICE, Program, STREAM, TAP, Topology, World},
+    workload::Workload,
+    world::{CACHE_STREAM, LATTICE, Layout, Like, Program, TAP, Topology, World},
 };
 
 /// What rounds are made of.
@@ -29,6 +31,10 @@ pub struct Plan<'a> {
     pub seconds: f64,
     /// What a round chooses one of; none means all.
     pub topologies: &'a [Topology],
+    /// What a round chooses one of; none means all.
+    pub layouts: &'a [Layout],
+    /// Whether stand-ins for hosts write the records of layout `component`; else a round in four has them.
+    pub has_hosts: Option<bool>,
     /// What a round chooses from; none means all.
     pub faults: &'a [Fault],
 }
@@ -50,8 +56,10 @@ impl Plan<'_> {
         let (mut violations, undecided) = check::all(&history);
         violations.extend(trouble);
         eprintln!(
-            "seed {seed}, {:8}, {:5} operations, {} violations; {}",
+            "seed {seed}, {:8} {:11}{}, {:5} operations, {} violations; {}",
             history.topology,
+            format!("{:?}", history.layout),
+            if history.has_hosts { " beside hosts" } else { "" },
             history.ops.len(),
             violations.len(),
             history.faults.join(" ")
@@ -75,13 +83,20 @@ fn of_all<T: ValueEnum>(chosen: &[T]) -> &[T] {
 
 /// Gives a round's history, and what went wrong beside it.
 async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
-    let Plan {
-        program, gateways, ..
-    } = plan;
+    let program = plan.program;
     let mut rng = Rng::with_seed(seed);
     let topology = rng.choice(of_all(plan.topologies)).copied().unwrap();
+    let layout = rng.choice(of_all(plan.layouts)).copied().unwrap();
+    let draws_hosts = rng.u8(..4) == 0;
+    let has_hosts = layout == Layout::Component && plan.has_hosts.unwrap_or(draws_hosts);
     let folder = tempfile::tempdir().unwrap();
-    let mut world = World::start(topology, *gateways, program, folder.path()).await;
+    let like = Like {
+        topology,
+        layout,
+        has_hosts,
+        gateways: plan.gateways,
+    };
+    let mut world = World::start(like, program, folder.path()).await;
     let load = Workload::new(rng.usize(4..10), &world, seed);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stored = Arc::new(Mutex::new(Vec::new()));
@@ -94,7 +109,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
         )));
     }
     load.settle(&mut rng.fork()).await;
-    for _ in 0..6 {
+    for _ in 0..load.writers() {
         tasks.spawn(Arc::clone(&load).write(rng.fork(), stop.clone()));
     }
     for _ in 0..2 {
@@ -104,12 +119,22 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
         let client = patient_client(&world.urls()).await;
         tasks.spawn(Arc::clone(&load).interfere(client, rng.fork(), stop.clone()));
     }
+    if has_hosts {
+        for _ in 0..2 {
+            let client = patient_client(&world.urls()).await;
+            tasks.spawn(Arc::clone(&load).be_a_host(client, rng.fork(), stop.clone()));
+        }
+    }
     let happened = break_things(plan, &mut world, &load, &mut rng).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
 
-    world.has_leader().await;
+    world.have_leaders().await;
+    if has_hosts {
+        // Nothing tells that no call which was hung up on applies its edit once more.
+        sleep(Duration::from_secs(2)).await;
+    }
     let mut standing = Vec::new();
     for gateway in 0..world.gateways.len() {
         standing.push(load.standing(gateway).await);
@@ -130,6 +155,11 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
     let history = History {
         seed,
         topology: format!("{topology:?}"),
+        layout,
+        has_hosts,
+        host_writes: load.host_writes(),
+        kinds: load.keys.iter().map(entries::Key::kind).collect(),
+        short_hashes: load.keys.iter().map(entries::Key::short_hash).collect(),
         faults: happened,
         ops: load.ops(),
         stored,
@@ -171,26 +201,58 @@ pub async fn patient_client(urls: &str) -> async_nats::Client {
         .unwrap()
 }
 
-/// Listens to what the stream takes.
+/// Listens to what the streams take.
 pub async fn hear(client: async_nats::Client, load: Arc<Workload>, stored: Arc<Mutex<Vec<Stored>>>) {
     let mut tap = client.subscribe(format!("{TAP}.>")).await.unwrap();
     while let Some(message) = tap.next().await {
         let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-        let Some(sequence) = header("Nats-Sequence").and_then(|text| text.parse().ok()) else {
+        let number = |name: &str| header(name).and_then(|text| text.parse().ok());
+        let Some(sequence) = number("Nats-Sequence") else {
             continue;
         };
+        let time = header("Nats-Time-Stamp").and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
+        let subject = message.subject.trim_start_matches(TAP).trim_start_matches('.');
+        let evidence = header(evidence::HEADER).and_then(|text| Evidence::decode(text.as_bytes()));
+        let calls = evidence.iter().flat_map(Evidence::calls).map(|stamp| Call {
+            id: hex(&stamp.id),
+            entry: hex(&stamp.entry),
+        });
+        let key = load.keys.iter().find(|key| key.subject == subject);
+        let record = entries::record(&load.keys, subject, &message.payload);
         stored.lock().push(Stored {
+            subject: subject.to_owned(),
             sequence,
+            previous: number("Nats-Last-Sequence").unwrap_or(0),
+            unix_nanos: time.map_or(0, OffsetDateTime::unix_timestamp_nanos),
             message_id: header("Nats-Msg-Id"),
-            op: workload::writer_of(&message.payload),
+            calls: calls.collect(),
+            op: match record {
+                Some(_) => None,
+                None => key.and_then(|key| key.said(&message.payload)),
+            },
+            record,
             heard: load.now(),
         });
     }
 }
 
-/// What a host that starts now makes of the stream, by key.
+/// What a host that starts now makes of the streams, by key.
 async fn hosts_hold(world: &World, load: &Workload) -> Vec<Option<OpId>> {
-    let call = format!("STREAM.MSG.GET.{STREAM}");
+    if world.layout == Layout::CacheStream {
+        return cache_loaders_hold(world, load).await;
+    }
+    let mut bodies = BTreeMap::new();
+    for stream in world.layout.streams() {
+        let call = format!("STREAM.MSG.GET.{stream}");
+        let ask = async |request| world.nodes[0].api(&call, request).await;
+        bodies.extend(bucket_model::standing(ask).await);
+    }
+    let said = |key: &entries::Key| key.said(bodies.get(&key.subject)?);
+    load.keys.iter().map(said).collect()
+}
+
+async fn cache_loaders_hold(world: &World, load: &Workload) -> Vec<Option<OpId>> {
+    let call = format!("STREAM.MSG.GET.{CACHE_STREAM}");
     let ask = async |request| world.nodes[0].api(&call, request).await;
     let messages = host_model::messages(LATTICE, ask).await;
     let cache = host_model::load(&messages);
@@ -201,8 +263,8 @@ async fn hosts_hold(world: &World, load: &Workload) -> Vec<Option<OpId>> {
     load.keys
         .iter()
         .map(|key| {
-            let link = cache.links.get(&key.triple())?;
-            workload::writer_of(bodies[&link.sequence])
+            let link = cache.links.get(&key.triple()?)?;
+            key.said(bodies[&link.sequence])
         })
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use lattice_gateway::safeguard::Safeguard;
 use tokio::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::{
     Options,
     faults::Fault,
     round::Plan,
-    world::{Program, Topology},
+    world::{Layout, Program, Topology},
 };
 
 /// What provokes the harm that a safeguard prevents.
@@ -28,6 +29,17 @@ fn provocation(safeguard: Safeguard) -> (&'static [Topology], &'static [Fault]) 
         Safeguard::GaplessWitness | Safeguard::OnePublish => {
             (&[Topology::R1File], &[Fault::DropAnswers, Fault::KillGateway])
         }
+        Safeguard::Settle => (&[Topology::R1File], &[Fault::StepClock]),
+    }
+}
+
+/// The layouts in which it does something.
+fn layouts(safeguard: Safeguard) -> &'static [Layout] {
+    match safeguard {
+        Safeguard::Settle => &[Layout::Component],
+        // Elsewhere no put could be done by two publishes.
+        Safeguard::OnePublish => &[Layout::CacheStream],
+        _ => Layout::value_variants(),
     }
 }
 
@@ -36,9 +48,16 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
     let chosen = Safeguard::ALL
         .into_iter()
         .filter(|(name, _)| names.iter().any(|asked| asked == name || asked == "all"));
+    let chosen = chosen.flat_map(|(name, safeguard)| {
+        let is_chosen = |layout: &&Layout| options.layouts.is_empty() || options.layouts.contains(layout);
+        let layouts = layouts(safeguard).iter().filter(is_chosen);
+        layouts
+            .map(move |layout| (name, safeguard, *layout))
+            .collect::<Vec<_>>()
+    });
     let mut rows = Vec::new();
     let mut are_all_missed = true;
-    for (name, safeguard) in chosen {
+    for (name, safeguard, layout) in chosen {
         let began = Instant::now();
         let folder = tempfile::tempdir().unwrap();
         let program = Program::copied_to(folder.path(), Some(name.to_owned()));
@@ -48,6 +67,8 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
             gateways: options.gateways,
             seconds: options.seconds,
             topologies,
+            layouts: &[layout],
+            has_hosts: Some(safeguard == Safeguard::Settle),
             faults,
         };
         let mut noticed = None;
@@ -62,15 +83,21 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
                 .map(|first| (seed, began.elapsed(), violations.len(), first.clone()));
         }
         are_all_missed &= noticed.is_some();
+        let layout = format!("{layout:?}");
         rows.push(match noticed {
             Some((seed, time, count, first)) => {
                 let seconds = time.as_secs();
-                format!("| `{name}` | {seconds} s | {seed} | {count} | {first} |")
+                format!("| `{name}` | {layout} | {seconds} s | {seed} | {count} | {first} |")
             }
-            None => format!("| `{name}` | **not noticed** in {} min | | | |", options.minutes),
+            None => format!(
+                "| `{name}` | {layout} | **not noticed** in {} min | | | |",
+                options.minutes
+            ),
         });
     }
-    println!("\n| left out | noticed after | seed | violations | the first |\n|---|---|---|---|---|");
+    println!(
+        "\n| left out | layout | noticed after | seed | violations | the first |\n|---|---|---|---|---|---|"
+    );
     for row in rows {
         println!("{row}");
     }

@@ -12,6 +12,7 @@ use crate::{
 pub struct Totals {
     rounds: u64,
     by_topology: BTreeMap<String, u64>,
+    by_layout: BTreeMap<String, u64>,
     by_fault: BTreeMap<String, u64>,
     acknowledged: u64,
     already_applied: u64,
@@ -22,7 +23,10 @@ pub struct Totals {
     unknown: u64,
     superseded: u64,
     foreign: u64,
+    host_writes: u64,
     stored: u64,
+    shared: u64,
+    shared_edits: usize,
     losses: u64,
     undecided: usize,
     violations: usize,
@@ -33,6 +37,17 @@ impl Totals {
         let history = &played.history;
         self.rounds += 1;
         *self.by_topology.entry(history.topology.clone()).or_default() += 1;
+        let layout = match history.has_hosts {
+            true => format!("{:?} beside hosts", history.layout),
+            false => format!("{:?}", history.layout),
+        };
+        *self.by_layout.entry(layout).or_default() += 1;
+        self.host_writes += history.host_writes;
+        for stored in history.stored_once_each() {
+            let edits = stored.calls.len();
+            self.shared += u64::from(edits > 1);
+            self.shared_edits += if edits > 1 { edits } else { 0 };
+        }
         for fault in &history.faults {
             *self.by_fault.entry(fault.clone()).or_default() += 1;
         }
@@ -72,6 +87,7 @@ impl Totals {
             self.rounds
         );
         println!("topologies: {}", list(&self.by_topology));
+        println!("layouts: {}", list(&self.by_layout));
         println!("faults: {}", list(&self.by_fault));
         println!("losses of the stream, as its durability allows: {}", self.losses);
         println!();
@@ -89,6 +105,9 @@ impl Totals {
             ("operations with a retry", self.retried.to_string()),
             ("fully consistent reads", self.reads.to_string()),
             ("foreign raw writes", self.foreign.to_string()),
+            ("writes of stand-ins for hosts", self.host_writes.to_string()),
+            ("publishes of several edits", self.shared.to_string()),
+            ("  edits in them", self.shared_edits.to_string()),
             ("messages heard from the streams", self.stored.to_string()),
             ("keys whose search was given up", self.undecided.to_string()),
             ("violations", self.violations.to_string()),

@@ -1,7 +1,7 @@
 //! Clients of a round: writers whose every retry is a new call on any gateway, readers, and foreign raw writers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,15 +11,8 @@ use std::{
 
 use fastrand::Rng;
 use lattice_gateway::{
-    domain::{EntryKey, Etag, LinkId},
-    proto::{
-        Consistency, DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, LinkDefinition,
-        Outcome as Told, PutLinkDefinitionRequest, WriteResult, consistency::Requirement,
-        delete_link_definition_request::Precondition as DeletePrecondition,
-        link_definition_service_client::LinkDefinitionServiceClient,
-        put_link_definition_request::Precondition as PutPrecondition,
-    },
-    store::layout::cache_stream,
+    domain::Etag,
+    proto::{ErrorReason, Outcome as Told, WriteResult},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -31,26 +24,25 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use crate::{
-    harness::keys,
-    history::{Action, Condition, How, Op, OpId, Outcome},
-    world::{Gateway, LATTICE, World},
+    entries::{self, Key, Write},
+    history::{Action, Condition, How, Kind, Op, OpId, Outcome},
+    world::{DATA_STREAM, Gateway, Layout, World},
 };
 
-const CONTRACT: &str = "wasmcloud:keyvalue";
-/// The value that tells who wrote a link.
-const WRITER: &str = "writer";
 /// Whoever has no answer by then gives up.
 pub const PATIENCE: Duration = Duration::from_secs(12);
 
 /// What all clients share.
 pub struct Workload {
     pub keys: Vec<Key>,
+    layout: Layout,
     gateways: Vec<Channel>,
     began: Instant,
     next: AtomicU64,
     seed: u64,
     ops: Mutex<Vec<Op>>,
     etags: Mutex<Etags>,
+    host_writes: AtomicU64,
 }
 
 /// The etags that clients have seen, and whose write each names.
@@ -60,11 +52,23 @@ struct Etags {
     last: BTreeMap<usize, (String, OpId)>,
     /// The first one of each sequence of a key: after a loss of the stream another write may stand there.
     first: BTreeMap<(usize, u64), (String, OpId)>,
+    /// Of links that share a record, the last few: theirs are of the content, which may come back.
+    of_content: BTreeMap<usize, VecDeque<(String, OpId)>>,
 }
 
 impl Etags {
-    fn note(&mut self, key: usize, etag: &str, writer: OpId) {
-        let seen = (etag.to_owned(), writer);
+    fn note(&mut self, key: usize, kind: Kind, etag: &str, value: OpId) {
+        const REMEMBERED: usize = 4;
+        let seen = (etag.to_owned(), value);
+        if kind == Kind::InterfaceLink {
+            let of_key = self.of_content.entry(key).or_default();
+            of_key.retain(|known| *known != seen);
+            of_key.push_back(seen);
+            while of_key.len() > REMEMBERED {
+                of_key.pop_front();
+            }
+            return;
+        }
         if let Ok(etag) = Etag::parse(etag) {
             self.first
                 .entry((key, etag.revision.sequence))
@@ -73,20 +77,25 @@ impl Etags {
         self.last.insert(key, seen);
     }
 
-    /// One that names what stands or, where there is one, one that named something else at the same sequence.
+    /// One that names what stands or, where there is one, one that named something else at the same sequence, or what
+    /// stood before.
     fn some(&self, key: usize, rng: &mut Rng) -> Option<(String, OpId)> {
+        if let Some(of_key) = self.of_content.get(&key) {
+            let back = if rng.bool() { 0 } else { rng.usize(..of_key.len()) };
+            return of_key.iter().rev().nth(back).cloned();
+        }
         let last = self.last.get(&key)?;
         let sequence = Etag::parse(&last.0).ok()?.revision.sequence;
         let first = self.first.get(&(key, sequence)).filter(|_| rng.bool());
         Some(first.unwrap_or(last).clone())
     }
-}
 
-pub struct Key {
-    actor: String,
-    provider: String,
-    /// The home subject.
-    pub subject: String,
+    /// What stood before on a key of which the content may come back.
+    fn earlier(&self, key: usize, rng: &mut Rng) -> Option<OpId> {
+        let of_key = self.of_content.get(&key)?;
+        let (_, value) = of_key.get(rng.usize(..of_key.len()))?;
+        Some(*value)
+    }
 }
 
 impl Workload {
@@ -96,13 +105,17 @@ impl Workload {
             endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()
         };
         Arc::new(Self {
-            keys: (0..keys).map(|_| Key::new()).collect(),
+            keys: (0..keys)
+                .map(|number| Key::new(world.layout, number, number + 1 == keys))
+                .collect(),
+            layout: world.layout,
             gateways: world.gateways.iter().map(connect).collect(),
             began: Instant::now(),
             next: AtomicU64::new(1),
             seed,
             ops: Mutex::default(),
             etags: Mutex::default(),
+            host_writes: AtomicU64::new(0),
         })
     }
 
@@ -113,6 +126,11 @@ impl Workload {
 
     pub fn ops(&self) -> Vec<Op> {
         self.ops.lock().clone()
+    }
+
+    /// Writes of stand-ins for hosts.
+    pub fn host_writes(&self) -> u64 {
+        self.host_writes.load(Ordering::Relaxed)
     }
 
     /// Notes that the stream was lost between two moments.
@@ -126,6 +144,7 @@ impl Workload {
             id,
             key,
             action,
+            value: None,
             condition: Condition::None,
             began,
             ended: self.now(),
@@ -139,8 +158,8 @@ impl Workload {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn some_gateway(&self, rng: &mut Rng) -> LinkDefinitionServiceClient<Channel> {
-        LinkDefinitionServiceClient::new(self.gateways[rng.usize(..self.gateways.len())].clone())
+    fn some_gateway(&self, rng: &mut Rng) -> Channel {
+        self.gateways[rng.usize(..self.gateways.len())].clone()
     }
 
     /// Half of all operations go to two keys, so that their rings overflow. The last key is left alone: lattices have old
@@ -158,7 +177,8 @@ impl Workload {
     pub async fn settle(&self, rng: &mut Rng) {
         const OLD_ENOUGH: Duration = Duration::from_millis(2_100);
         for key in 0..self.keys.len() {
-            self.carry_out(rng, key, Action::Put, Condition::None, None).await;
+            let put = self.asked(key, Action::Put, Condition::None, None);
+            self.carry_out(rng, put).await;
         }
         sleep(OLD_ENOUGH).await;
     }
@@ -179,27 +199,30 @@ impl Workload {
                 (4, _) if action == Action::Put => (Condition::Absent, None),
                 _ => (Condition::None, None),
             };
-            self.carry_out(&mut rng, key, action, condition, etag).await;
+            let mut write = self.asked(key, action, condition, etag);
+            let earlier = self.etags.lock().earlier(key, &mut rng);
+            if let (Some(earlier), 0) = (earlier, rng.u8(..6)) {
+                write.value = earlier;
+            }
+            self.carry_out(&mut rng, write).await;
             sleep(Duration::from_millis(rng.u64(..25))).await;
         }
     }
 
-    /// One write, retried until it is answered or its time is up.
-    async fn carry_out(
-        &self,
-        rng: &mut Rng,
-        key: usize,
-        action: Action,
-        condition: Condition,
-        etag: Option<String>,
-    ) {
-        let write = Write {
-            id: self.next_id(),
+    fn asked(&self, key: usize, action: Action, condition: Condition, etag: Option<String>) -> Write {
+        let id = self.next_id();
+        Write {
+            id,
             key,
             action,
+            value: id,
             condition,
             etag,
-        };
+        }
+    }
+
+    /// One write, retried until it is answered or its time is up.
+    async fn carry_out(&self, rng: &mut Rng, write: Write) {
         let began = self.now();
         let first = Instant::now();
         let mut attempts = 0;
@@ -241,9 +264,10 @@ impl Workload {
         };
         self.ops.lock().push(Op {
             id: write.id,
-            key,
-            action,
-            condition,
+            key: write.key,
+            action: write.action,
+            value: (write.value != write.id).then_some(write.value),
+            condition: write.condition,
             began,
             ended: self.now(),
             attempts,
@@ -260,66 +284,47 @@ impl Workload {
         retry_age: Option<Duration>,
         deadline: Duration,
     ) -> Result<WriteResult, Status> {
-        let client = LinkDefinitionServiceClient::new(self.gateways[gateway].clone());
         let write = Write {
             id,
-            key,
-            action: Action::Put,
-            condition: Condition::None,
-            etag: None,
+            value: id,
+            ..self.asked(key, Action::Put, Condition::None, None)
         };
-        self.attempt(client, &write, retry_age, deadline).await
+        let channel = self.gateways[gateway].clone();
+        self.attempt(channel, &write, retry_age, deadline).await
     }
 
     fn answered(&self, write: &Write, result: &WriteResult) -> Outcome {
         let sequence = result.revision.map_or(0, |revision| revision.sequence);
+        let kind = self.keys[write.key].kind();
         if !result.etag.is_empty() && write.action == Action::Put {
-            self.etags.lock().note(write.key, &result.etag, write.id);
+            self.etags.lock().note(write.key, kind, &result.etag, write.value);
         }
+        let acknowledged = |how| Outcome::Wrote {
+            sequence,
+            how,
+            is_superseded: result.superseded,
+        };
         match result.outcome() {
-            Told::Applied => Outcome::Wrote {
-                sequence,
-                how: How::Applied,
-            },
-            Told::AlreadyApplied => Outcome::Wrote {
-                sequence,
-                how: How::AlreadyApplied,
-            },
+            Told::Applied => acknowledged(How::Applied),
+            Told::AlreadyApplied => acknowledged(How::AlreadyApplied),
             Told::Unchanged if write.action == Action::Delete => Outcome::Unchanged,
+            // What stood was put again: published so that the id is on record.
+            Told::Unchanged if kind == Kind::InterfaceLink => acknowledged(How::Applied),
             other => Outcome::Absurd(format!("{other:?} for {write:?}")),
         }
     }
 
     async fn attempt(
         &self,
-        mut client: LinkDefinitionServiceClient<Channel>,
+        channel: Channel,
         write: &Write,
         retry_age: Option<Duration>,
         deadline: Duration,
     ) -> Result<WriteResult, Status> {
-        let key = &self.keys[write.key];
         let request_id = format!("campaign-{:016x}-{:08}", self.seed, write.id);
-        let retry_age = retry_age.map(Into::into);
-        let result = if write.action == Action::Put {
-            let put = PutLinkDefinitionRequest {
-                request_id,
-                retry_age,
-                ..write.put(key)
-            };
-            let mut put = tonic::Request::new(put);
-            put.set_timeout(deadline);
-            client.put_link_definition(put).await?.into_inner().result
-        } else {
-            let delete = DeleteLinkDefinitionRequest {
-                request_id,
-                retry_age,
-                ..write.delete(key)
-            };
-            let mut delete = tonic::Request::new(delete);
-            delete.set_timeout(deadline);
-            client.delete_link_definition(delete).await?.into_inner().result
-        };
-        Ok(result.unwrap_or_default())
+        self.keys[write.key]
+            .attempt(channel, write, request_id, retry_age, deadline)
+            .await
     }
 
     /// Fully consistent reads, until told to stop.
@@ -336,26 +341,13 @@ impl Workload {
     }
 
     /// What stands on a key; `None` where the gateway cannot tell.
-    async fn look(
-        &self,
-        mut client: LinkDefinitionServiceClient<Channel>,
-        key: usize,
-    ) -> Option<Option<(OpId, u64)>> {
-        let request = GetLinkDefinitionRequest {
-            lattice: LATTICE.to_owned(),
-            actor_id: Some(self.keys[key].actor.clone()),
-            contract_id: Some(CONTRACT.to_owned()),
-            consistency: Some(Consistency {
-                requirement: Some(Requirement::FullyConsistent(true)),
-            }),
-            ..GetLinkDefinitionRequest::default()
-        };
-        match client.get_link_definition(request).await {
-            Ok(answer) => {
-                let link = answer.into_inner().link_definition?;
-                let writer = link.values.get(WRITER)?.parse().ok()?;
-                self.etags.lock().note(key, &link.etag, writer);
-                Some(Some((writer, link.revision?.sequence)))
+    async fn look(&self, channel: Channel, key: usize) -> Option<Option<(OpId, u64)>> {
+        match self.keys[key].look(channel).await {
+            Ok(shown) => {
+                let shown = shown?;
+                let kind = self.keys[key].kind();
+                self.etags.lock().note(key, kind, &shown.etag, shown.value);
+                Some(Some((shown.value, shown.sequence)))
             }
             Err(status) if reason(&status) == Some(ErrorReason::EntryNotFound) => Some(None),
             Err(_) => None,
@@ -366,10 +358,10 @@ impl Workload {
     pub async fn standing(&self, gateway: usize) -> Vec<Option<(OpId, u64)>> {
         let mut standing = Vec::new();
         for key in 0..self.keys.len() {
-            let client = || LinkDefinitionServiceClient::new(self.gateways[gateway].clone());
+            let channel = &self.gateways[gateway];
             standing.push(
                 crate::harness::until("the gateway tells what stands", async || {
-                    self.look(client(), key).await
+                    self.look(channel.clone(), key).await
                 })
                 .await,
             );
@@ -377,7 +369,7 @@ impl Workload {
         standing
     }
 
-    /// Overwrites and deletes on the home subject, as a host does, until told to stop.
+    /// Overwrites and deletes on the home subject, as a host does, until told to stop. Not what shares a record.
     pub async fn interfere(
         self: Arc<Self>,
         client: async_nats::Client,
@@ -386,6 +378,11 @@ impl Workload {
     ) {
         while !stop.is_cancelled() {
             let key = self.some_key(&mut rng);
+            if self.keys[key].kind() == Kind::InterfaceLink {
+                // Nothing to do with it here; another one is next.
+                tokio::task::yield_now().await;
+                continue;
+            }
             let action = if rng.u8(..4) == 0 {
                 Action::ForeignDelete
             } else {
@@ -393,8 +390,9 @@ impl Workload {
             };
             let id = self.next_id();
             let began = self.now();
-            let body = self.keys[key].body(id, action == Action::ForeignDelete);
-            let publish = client.request(self.keys[key].subject.clone(), body.to_string().into());
+            let (headers, body) = self.keys[key].raw(id, action == Action::ForeignDelete);
+            let subject = self.keys[key].subject.clone();
+            let publish = client.request_with_headers(subject, headers, body.into());
             let outcome = match timeout(Duration::from_secs(2), publish).await {
                 Ok(Ok(answer)) => foreign_outcome(&answer.payload),
                 Ok(Err(_)) | Err(_) => Outcome::Unknown,
@@ -403,86 +401,71 @@ impl Workload {
             sleep(Duration::from_millis(rng.u64(100..1_000))).await;
         }
     }
-}
 
-/// A write, whatever number of attempts it takes.
-#[derive(Debug)]
-struct Write {
-    id: OpId,
-    key: usize,
-    action: Action,
-    condition: Condition,
-    /// Of the state that [`Condition::Is`] names.
-    etag: Option<String>,
-}
-
-impl Write {
-    fn put(&self, key: &Key) -> PutLinkDefinitionRequest {
-        let precondition = match (self.condition, &self.etag) {
-            (Condition::Is(_), Some(etag)) => Some(PutPrecondition::Etag(etag.clone())),
-            (Condition::Exists, _) => Some(PutPrecondition::MustExist(true)),
-            (Condition::Absent, _) => Some(PutPrecondition::MustNotExist(true)),
-            (Condition::None | Condition::Is(_), _) => None,
-        };
-        PutLinkDefinitionRequest {
-            lattice: LATTICE.to_owned(),
-            link_definition: Some(LinkDefinition {
-                actor_id: key.actor.clone(),
-                provider_id: key.provider.clone(),
-                contract_id: CONTRACT.to_owned(),
-                values: [(WRITER.to_owned(), self.id.to_string())].into(),
-                ..LinkDefinition::default()
-            }),
-            precondition,
-            ..PutLinkDefinitionRequest::default()
+    /// Reads a shared record, changes links of its own in it or nothing at all, and writes it back some milliseconds
+    /// later without a look at what happened in between, as hosts do, until told to stop.
+    pub async fn be_a_host(
+        self: Arc<Self>,
+        client: async_nats::Client,
+        mut rng: Rng,
+        stop: tokio_util::sync::CancellationToken,
+    ) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let of_records = self.keys.iter().filter_map(|key| key.source());
+        let sources = of_records.collect::<std::collections::BTreeSet<_>>();
+        while !stop.is_cancelled() {
+            let (source, subject) = *rng.choice(&sources).unwrap();
+            let get = json!({"last_by_subj": subject}).to_string();
+            let call = format!("$JS.API.STREAM.MSG.GET.{DATA_STREAM}");
+            let read = timeout(PATIENCE, client.request(call, get.into())).await;
+            let Ok(Ok(answer)) = read else {
+                continue;
+            };
+            // In between a host validates claims and starts providers: this is how long it does not look.
+            sleep(Duration::from_micros(rng.u64(1_000..7_000))).await;
+            if let Some(body) = changed(source, &answer.payload, &mut rng) {
+                let publish = client.request(subject.to_owned(), body.into());
+                drop(timeout(PATIENCE, publish).await);
+                self.host_writes.fetch_add(1, Ordering::Relaxed);
+            }
+            sleep(Duration::from_millis(rng.u64(1..60))).await;
         }
     }
 
-    fn delete(&self, key: &Key) -> DeleteLinkDefinitionRequest {
-        let precondition = match (self.condition, &self.etag) {
-            (Condition::Is(_), Some(etag)) => Some(DeletePrecondition::Etag(etag.clone())),
-            (Condition::Exists, _) => Some(DeletePrecondition::MustExist(true)),
-            (Condition::None | Condition::Is(_) | Condition::Absent, _) => None,
-        };
-        DeleteLinkDefinitionRequest {
-            lattice: LATTICE.to_owned(),
-            actor_id: Some(key.actor.clone()),
-            contract_id: Some(CONTRACT.to_owned()),
-            precondition,
-            allow_missing: true,
-            ..DeleteLinkDefinitionRequest::default()
+    /// How many writers the layout takes: of links that share records so many that edits meet.
+    pub fn writers(&self) -> usize {
+        match self.layout {
+            Layout::CacheStream | Layout::Kv => 6,
+            Layout::Component => 12,
         }
     }
 }
 
-impl Key {
-    fn new() -> Self {
-        let actor = keys::actor();
-        let home = cache_stream::home(&EntryKey::LinkDefinition(LinkId::new(
-            &actor, CONTRACT, "default",
-        )));
-        Self {
-            subject: format!("lc.{LATTICE}.{}", home.unwrap()),
-            provider: keys::provider(),
-            actor,
+/// What a host makes of a record that it has read: a link of its own more, changed or less, or just what it was. `None`
+/// where it has nothing to write.
+fn changed(source: &str, answer: &[u8], rng: &mut Rng) -> Option<String> {
+    const OWN: u64 = 3;
+    const NO_MESSAGE_FOUND: u64 = 10037;
+    let answer = serde_json::from_slice::<Value>(answer).ok()?;
+    let mut record = match answer["message"]["data"].as_str() {
+        Some(data) => {
+            let body = data_encoding::BASE64.decode(data.as_bytes()).ok()?;
+            serde_json::from_slice::<Value>(&body).ok()?
+        }
+        None if answer["error"]["err_code"] == NO_MESSAGE_FOUND => json!({"url": "", "links": []}),
+        None => return None,
+    };
+    let own = entries::host_link(source, rng.u64(..OWN), rng.u64(..1_000));
+    let links = record["links"].as_array_mut()?;
+    match rng.u8(..4) {
+        0 => {}
+        1 => links.retain(|link| link["name"] != own["name"]),
+        _ => {
+            links.retain(|link| link["name"] != own["name"]);
+            links.push(own);
         }
     }
-
-    fn body(&self, id: OpId, deleted: bool) -> Value {
-        json!({
-            "actor_id": self.actor, "contract_id": CONTRACT, "deleted": deleted, "id": "foreign",
-            "link_name": "default", "provider_id": self.provider, "values": {WRITER: id.to_string()},
-        })
-    }
-
-    /// The key of this link in the hosts' cache.
-    pub fn triple(&self) -> crate::host_model::Triple {
-        crate::host_model::Triple {
-            actor_id: self.actor.clone(),
-            contract_id: CONTRACT.to_owned(),
-            link_name: "default".to_owned(),
-        }
-    }
+    Some(record.to_string())
 }
 
 /// What JetStream's answer to a raw publish says.
@@ -492,15 +475,10 @@ pub fn foreign_outcome(answer: &[u8]) -> Outcome {
         Some(sequence) => Outcome::Wrote {
             sequence,
             how: How::Applied,
+            is_superseded: false,
         },
         None => Outcome::NotApplied,
     }
-}
-
-/// Who wrote a stored body.
-pub fn writer_of(body: &[u8]) -> Option<OpId> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    body["values"][WRITER].as_str()?.parse().ok()
 }
 
 enum Verdict {

@@ -8,6 +8,11 @@ use std::{
 };
 
 use clap::ValueEnum;
+use lattice_gateway::{
+    domain::LatticeName,
+    store::layout::{self, bucket},
+};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     process::{Child, Command},
@@ -17,13 +22,43 @@ use tokio::{
 use crate::harness::{Nats, port, until, wire::Wire};
 
 pub const LATTICE: &str = "campaign";
-pub const STREAM: &str = "LATTICECACHE_campaign";
+pub const CACHE_STREAM: &str = "LATTICECACHE_campaign";
+pub const DATA_STREAM: &str = "KV_LATTICEDATA_campaign";
+pub const CONFIG_STREAM: &str = "KV_CONFIGDATA_campaign";
 /// What the stream takes is told again under this subject.
 pub const TAP: &str = "tap";
 
 /// The gateways' user, as it is and without its permission.
 pub const ALLOWED: &str = "permissions: { publish: \">\" }";
-pub const DENIED: &str = "permissions: { publish: { deny: \"lc.>\" } }";
+pub const DENIED: &str = "permissions: { publish: { deny: [\"lc.>\", \"$KV.>\"] } }";
+
+/// How hosts keep the lattice.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+pub enum Layout {
+    #[default]
+    CacheStream,
+    Kv,
+    Component,
+}
+
+impl Layout {
+    fn of_gateway(self) -> layout::Layout {
+        match self {
+            Self::CacheStream => layout::Layout::CacheStream,
+            Self::Kv => layout::Layout::Kv,
+            Self::Component => layout::Layout::Component,
+        }
+    }
+
+    /// The streams behind it; the first makes the lattice exist.
+    pub fn streams(self) -> &'static [&'static str] {
+        match self {
+            Self::CacheStream => &[CACHE_STREAM],
+            Self::Kv => &[DATA_STREAM],
+            Self::Component => &[DATA_STREAM, CONFIG_STREAM],
+        }
+    }
+}
 
 /// How a lattice's stream is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,15 +90,35 @@ impl Topology {
     }
 }
 
+/// What a world is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Like {
+    pub topology: Topology,
+    pub layout: Layout,
+    /// Whether hosts write the records of layout `component`, so that edits have to settle.
+    pub has_hosts: bool,
+    pub gateways: usize,
+}
+
+/// For how long an edit has to stand beside hosts.
+pub const SETTLE: Duration = Duration::from_millis(20);
+
 /// Everything that runs during a round.
 pub struct World {
     pub topology: Topology,
+    pub layout: Layout,
     pub nodes: Vec<Nats>,
     pub gateways: Vec<Gateway>,
 }
 
 impl World {
-    pub async fn start(topology: Topology, gateways: usize, program: &Program, folder: &Path) -> Self {
+    pub async fn start(like: Like, program: &Program, folder: &Path) -> Self {
+        let Like {
+            topology,
+            layout,
+            has_hosts,
+            gateways,
+        } = like;
         let users = format!(
             "no_auth_user: everybody\nauthorization {{ users: [{{user: everybody, password: x}}, \
              {{user: gateway, password: x, {ALLOWED}}}] }}"
@@ -74,10 +129,12 @@ impl World {
         };
         let world = Self {
             topology,
+            layout,
             nodes,
             gateways: Vec::new(),
         };
-        world.create_stream().await;
+        world.create_streams().await;
+        let settle = if has_hosts { SETTLE } else { Duration::ZERO };
         let mut started = Vec::new();
         for number in 0..gateways {
             let mut wires = Vec::new();
@@ -88,7 +145,7 @@ impl World {
             let nodes = wires.len();
             wires.rotate_left(number % nodes);
             let log = folder.join(format!("gateway-{number}.log"));
-            let mut gateway = Gateway::new(wires, log, program.clone());
+            let mut gateway = Gateway::new(wires, log, program.clone(), settle);
             gateway.start().await;
             started.push(gateway);
         }
@@ -103,38 +160,58 @@ impl World {
         self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
 
-    /// Creates the stream as hosts do but for its storage, its replicas and the tap.
-    pub async fn create_stream(&self) {
+    /// Creates the streams as hosts do but for their storage, their replicas, the tap, and what `ProvisionLattice` notes of
+    /// the layout.
+    pub async fn create_streams(&self) {
+        let storage = self.topology.storage();
         let changes = json!({
-            "storage": self.topology.storage(),
+            "storage": storage,
             "num_replicas": self.topology.replicas(),
             "republish": {"src": ">", "dest": format!("{TAP}.>")},
         });
-        let nodes = &self.nodes;
-        nodes[0].create_stream(LATTICE, changes).await;
-        self.has_leader().await;
+        let node = &self.nodes[0];
+        let layout = self.layout.of_gateway();
+        // What makes the lattice exist comes last, as where the gateway creates them.
+        for part in layout.parts().iter().rev() {
+            if self.layout == Layout::CacheStream {
+                node.create_stream(LATTICE, changes.clone()).await;
+                continue;
+            }
+            let mut config = part.stream_config(&LatticeName::parse(LATTICE).unwrap(), storage);
+            for (name, value) in changes.as_object().unwrap() {
+                config[name] = value.clone();
+            }
+            config["metadata"] = json!({bucket::LAYOUT_METADATA: layout.as_str()});
+            node.create(config).await;
+        }
+        self.have_leaders().await;
     }
 
-    /// Waits until the stream takes writes again.
-    pub async fn has_leader(&self) {
-        until("the stream has a leader", async || {
-            let info = self.nodes[0]
-                .api(&format!("STREAM.INFO.{STREAM}"), Value::Null)
-                .await;
-            let leads = self.topology.replicas() == 1 || info["cluster"]["leader"].is_string();
-            (info["state"].is_object() && leads).then_some(())
-        })
-        .await;
+    /// Waits until the streams take writes again.
+    pub async fn have_leaders(&self) {
+        for stream in self.layout.streams() {
+            until("the stream has a leader", async || {
+                let info = self.info(stream).await;
+                let leads = self.topology.replicas() == 1 || info["cluster"]["leader"].is_string();
+                (info["state"].is_object() && leads).then_some(())
+            })
+            .await;
+        }
     }
 
-    /// The node that leads the stream.
-    pub async fn leader(&self) -> usize {
+    /// Describes a stream.
+    pub async fn info(&self, stream: &str) -> Value {
+        self.nodes[0]
+            .api(&format!("STREAM.INFO.{stream}"), Value::Null)
+            .await
+    }
+
+    /// The node that leads a stream.
+    pub async fn leader(&self, stream: &str) -> usize {
         if self.nodes.len() == 1 {
             return 0;
         }
-        let info = self.nodes[0]
-            .api(&format!("STREAM.INFO.{STREAM}"), Value::Null)
-            .await;
+        let info = self.info(stream).await;
         let name = info["cluster"]["leader"].as_str().unwrap_or_default();
         self.nodes
             .iter()
@@ -166,17 +243,19 @@ pub struct Gateway {
     pub wires: Vec<Wire>,
     log: PathBuf,
     program: Program,
+    settle: Duration,
     child: Option<Child>,
 }
 
 impl Gateway {
-    fn new(wires: Vec<Wire>, log: PathBuf, program: Program) -> Self {
+    fn new(wires: Vec<Wire>, log: PathBuf, program: Program, settle: Duration) -> Self {
         Self {
             address: free_address(),
             admin: free_address(),
             wires,
             log,
             program,
+            settle,
             child: None,
         }
     }
@@ -195,6 +274,7 @@ impl Gateway {
             .args(["dev", "--log=warn", "--nats-url", &urls])
             .args(["--listen", &self.address.to_string()])
             .args(["--admin-listen", &self.admin.to_string()])
+            .args(["--settle", &format!("{}ms", self.settle.as_millis())])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

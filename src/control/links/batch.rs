@@ -1,12 +1,12 @@
 //! Carries the edits of one source out, in publishes that edits share.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use data_encoding::BASE64URL_NOPAD;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Edit, Edited, Stored,
+    Edit, Edited, RETRY_PAUSE, Stored,
     judge::{Draft, Judged, Look, Verdict},
     outcome_unknown,
 };
@@ -28,8 +28,6 @@ use crate::{
 
 /// Edits in one publish, at most.
 const BATCH_MAX: usize = 64;
-
-const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// An edit that shares the next publish.
 struct Included {
@@ -56,12 +54,16 @@ enum Frozen {
 pub(super) struct Driver {
     pub(super) lattice: Arc<Lattice>,
     pub(super) source: Box<str>,
+    /// Whether it came to its end: then the source may be another one's by now.
+    pub(super) is_done: bool,
 }
 
 impl Drop for Driver {
     /// Where it did not come to its end, whoever waits is told that nobody knows.
     fn drop(&mut self) {
-        self.lattice.sources.0.lock().by_source.remove(&self.source);
+        if !self.is_done {
+            self.lattice.sources.0.lock().by_source.remove(&self.source);
+        }
     }
 }
 
@@ -88,16 +90,19 @@ fn refuse_batch(batch: Vec<Included>, error: impl Fn(&Mutation) -> ControlError)
     }
 }
 
+/// What is left once verdicts were acted on.
+struct Acted {
+    batch: Vec<Included>,
+    /// What is answered without a publish, and was judged behind one that is due: true only once that is stored.
+    held: Vec<(Edit, Verdict)>,
+}
+
 /// Answers what is answered without a publish, and gives the rest.
-fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Vec<Included> {
+fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Acted {
     let mut batch = Vec::with_capacity(edits.len());
+    let mut held = Vec::new();
     for (edit, verdict) in edits.into_iter().zip(verdicts) {
         match verdict {
-            // Not where a batch is acted on.
-            Verdict::Refresh => edit.refuse(ControlError::Contention),
-            Verdict::Refuse(error) => edit.refuse(error),
-            Verdict::Answer(written) => edit.send(Ok(Edited::Answered(written))),
-            Verdict::Stored(stored) => edit.send(Ok(Edited::Stored(stored))),
             Verdict::Include {
                 key,
                 replaced,
@@ -124,9 +129,26 @@ fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Vec<Included> {
                     is_unchanged,
                 });
             }
+            Verdict::Refresh | Verdict::Refuse(_) | Verdict::Answer(_) | Verdict::Stored(_) => {
+                match batch.is_empty() {
+                    true => tell(edit, verdict),
+                    false => held.push((edit, verdict)),
+                }
+            }
         }
     }
-    batch
+    Acted { batch, held }
+}
+
+/// Answers what is answered without a publish.
+fn tell(edit: Edit, verdict: Verdict) {
+    match verdict {
+        Verdict::Refuse(error) => edit.refuse(error),
+        Verdict::Answer(written) => edit.send(Ok(Edited::Answered(written))),
+        Verdict::Stored(stored) => edit.send(Ok(Edited::Stored(stored))),
+        // Not where verdicts are acted on.
+        Verdict::Refresh | Verdict::Include { .. } => edit.refuse(ControlError::Contention),
+    }
 }
 
 /// `lg1-` and a hash of the calls in it and of what it replaces: a batch that is judged again is another one.
@@ -144,10 +166,11 @@ fn batch_id(evidence: &Evidence, expected_sequence: u64, refused_ids: u32) -> St
 }
 
 impl Driver {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         while let Some(edits) = self.next() {
             self.carry_out(edits).await;
         }
+        self.is_done = true;
     }
 
     fn next(&self) -> Option<Vec<Edit>> {
@@ -157,8 +180,17 @@ impl Driver {
             waiting.by_source.remove(&self.source);
             return None;
         }
-        let count = queue.len().min(BATCH_MAX);
-        Some(queue.drain(..count).collect())
+        let (mut edits, mut later) = (Vec::<Edit>::new(), VecDeque::new());
+        for edit in queue.drain(..) {
+            // A call that came again is recognised by the record, once that holds the first one.
+            let is_again = edits.iter().any(|other| other.stamp().id == edit.stamp().id);
+            match is_again || edits.len() == BATCH_MAX {
+                true => later.push_back(edit),
+                false => edits.push(edit),
+            }
+        }
+        *queue = later;
+        Some(edits)
     }
 
     async fn carry_out(&self, mut open: Vec<Edit>) {
@@ -190,18 +222,30 @@ impl Driver {
                 }
                 continue;
             }
-            let batch = act(open, verdicts);
+            let Acted { batch, held } = act(open, verdicts);
             if batch.is_empty() {
                 return;
             }
             let frozen = self.publish(&record, &look, &draft, &batch, deadline).await;
             fresh = None;
             open = match frozen {
-                Frozen::Void => batch.into_iter().map(|included| included.edit).collect(),
+                Frozen::Void => {
+                    let batch = batch.into_iter().map(|included| included.edit);
+                    batch.chain(held.into_iter().map(|(edit, _)| edit)).collect()
+                }
                 ended @ (Frozen::Stored(_) | Frozen::Superseded | Frozen::Refused(_) | Frozen::Unknown) => {
-                    return self.answer(batch, ended, &look, &draft, deadline).await;
+                    let is_stored = matches!(ended, Frozen::Stored(_));
+                    self.answer(batch, ended, &look, &draft, deadline).await;
+                    if is_stored {
+                        for (edit, verdict) in held {
+                            tell(edit, verdict);
+                        }
+                        return;
+                    }
+                    held.into_iter().map(|(edit, _)| edit).collect()
                 }
             };
+            open.sort_by_key(|edit| edit.number);
         }
     }
 
@@ -284,14 +328,23 @@ impl Driver {
                     Err(_) => sleep(RETRY_PAUSE).await,
                 }
             };
-            let now = match lattice.look(|contents| contents.view(record, last.stamp.id)) {
-                Ok(now) => now,
+            let looked = lattice.look(|contents| {
+                let ids = batch.iter().map(|included| included.stamp.id);
+                let applied = ids.map(|id| Some(contents.view(record, id).applied?.sequence));
+                (contents.view(record, last.stamp.id), applied.collect::<Vec<_>>())
+            });
+            let (now, applied) = match looked {
+                Ok(looked) => looked,
                 Err(error) if first_sent.is_none() => return Frozen::Refused(error),
                 Err(_) => return Frozen::Unknown,
             };
-            // An edit that is applied again is on record from before, too.
-            if let Some(applied) = now.applied.filter(|applied| applied.sequence > expected_sequence) {
-                return Frozen::Stored(applied.sequence);
+            // All of them at one place: a single one may be there by another gateway, to which it was sent too. An edit
+            // that is applied again is on record from before.
+            if let Some(Some(sequence)) = applied.first().copied()
+                && sequence > expected_sequence
+                && applied.iter().all(|place| *place == Some(sequence))
+            {
+                return Frozen::Stored(sequence);
             }
             match (published, first_sent) {
                 (Published::Duplicate(sequence), _) => return Frozen::Stored(sequence),

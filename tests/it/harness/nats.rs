@@ -298,11 +298,18 @@ impl Nats {
         for (name, value) in changes.as_object().into_iter().flatten() {
             config[name] = value.clone();
         }
-        let call = format!("STREAM.CREATE.LATTICECACHE_{lattice}");
+        self.create(config).await
+    }
+
+    /// Creates a stream of this configuration.
+    pub async fn create(&self, config: Value) -> Value {
+        let call = format!("STREAM.CREATE.{}", config["name"].as_str().unwrap());
         let answer = until("the cluster knows enough of its servers", async || {
             const NO_SUITABLE_PEERS: u64 = 10005;
+            const TEMPORARILY_UNAVAILABLE: u64 = 10008;
             let answer = self.api(&call, config.clone()).await;
-            (answer["error"]["err_code"] != NO_SUITABLE_PEERS).then_some(answer)
+            let code = &answer["error"]["err_code"];
+            (*code != NO_SUITABLE_PEERS && *code != TEMPORARILY_UNAVAILABLE).then_some(answer)
         })
         .await;
         assert_eq!(answer["error"], Value::Null, "{answer}");

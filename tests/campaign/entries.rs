@@ -1,0 +1,505 @@
+//! The entries that a round works on: how a gateway is asked for them, and how others write and read them raw.
+
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use data_encoding::HEXUPPER;
+use lattice_gateway::{
+    domain::{EntryKey, InterfaceLinkId, LinkId},
+    proto::{
+        Consistency, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
+        GetConfigRequest, GetInterfaceLinkRequest, GetLinkDefinitionRequest, InterfaceLink, LinkDefinition,
+        NamedConfig, PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest, Revision,
+        WriteResult, config_service_client::ConfigServiceClient, consistency::Requirement,
+        delete_config_request::Precondition as DeleteConfigPrecondition,
+        delete_interface_link_request::Precondition as DeleteInterfaceLinkPrecondition,
+        delete_link_definition_request::Precondition as DeleteLinkPrecondition,
+        interface_link_service_client::InterfaceLinkServiceClient,
+        link_definition_service_client::LinkDefinitionServiceClient,
+        put_config_request::Precondition as PutConfigPrecondition,
+        put_interface_link_request::Precondition as PutInterfaceLinkPrecondition,
+        put_link_definition_request::Precondition as PutLinkPrecondition,
+    },
+    store::layout::cache_stream,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tonic::{Request, Status, transport::Channel};
+
+use crate::{
+    harness::keys,
+    history::{Action, Condition, Kind, OpId},
+    host_model::Triple,
+    world::{LATTICE, Layout},
+};
+
+const CONTRACT: &str = "wasmcloud:keyvalue";
+const LINK_NAME: &str = "default";
+const NAMESPACE: &str = "wasi";
+const PACKAGE: &str = "keyvalue";
+/// The value that tells who wrote an entry.
+const WRITER: &str = "writer";
+/// What the one interface of a link begins with; who wrote it follows.
+const INTERFACE: &str = "op-";
+
+/// A write, whatever number of attempts it takes.
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub id: OpId,
+    pub key: usize,
+    pub action: Action,
+    /// What a put writes.
+    pub value: OpId,
+    pub condition: Condition,
+    /// Of the state that [`Condition::Is`] names.
+    pub etag: Option<String>,
+}
+
+/// What a gateway tells of an entry.
+#[derive(Debug)]
+pub struct Shown {
+    pub value: OpId,
+    pub sequence: u64,
+    pub etag: String,
+}
+
+/// An entry.
+#[derive(Debug)]
+pub struct Key {
+    pub entry: Entry,
+    /// The subject that it is kept on.
+    pub subject: String,
+}
+
+#[derive(Debug)]
+pub enum Entry {
+    Link {
+        layout: Layout,
+        actor: String,
+        provider: String,
+    },
+    InterfaceLink(InterfaceLinkId),
+    Config(String),
+}
+
+/// What every call of an attempt has in common.
+struct Terms {
+    lattice: String,
+    request_id: String,
+    retry_age: Option<pbjson_types::Duration>,
+    deadline: std::time::Duration,
+}
+
+impl Terms {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadline);
+        request
+    }
+}
+
+/// The precondition of a write, in the type of its request.
+macro_rules! precondition {
+    ($write:expr, $precondition:ident) => {
+        match ($write.condition, &$write.etag) {
+            (Condition::Is(_), Some(etag)) => Some($precondition::Etag(etag.clone())),
+            (Condition::Exists, _) => Some($precondition::MustExist(true)),
+            (Condition::Absent, _) => Some($precondition::MustNotExist(true)),
+            (Condition::None | Condition::Is(_), _) => None,
+        }
+    };
+}
+
+impl Key {
+    /// The entry of a layout of this number.
+    pub fn new(layout: Layout, number: usize, is_last: bool) -> Self {
+        match layout {
+            Layout::CacheStream | Layout::Kv => Self::link(layout),
+            Layout::Component if number % 4 == 2 && !is_last => Self::config(number),
+            Layout::Component => Self::interface_link(number),
+        }
+    }
+
+    fn link(layout: Layout) -> Self {
+        let (actor, provider) = (keys::actor(), keys::provider());
+        let subject = match layout {
+            Layout::CacheStream => {
+                let id = LinkId::new(&actor, CONTRACT, LINK_NAME);
+                let home = cache_stream::home(&EntryKey::LinkDefinition(id));
+                format!("lc.{LATTICE}.{}", home.unwrap())
+            }
+            Layout::Kv | Layout::Component => {
+                format!("$KV.LATTICEDATA_{LATTICE}.LINKDEF_{}", link_hash(&actor))
+            }
+        };
+        Self {
+            entry: Entry::Link {
+                layout,
+                actor,
+                provider,
+            },
+            subject,
+        }
+    }
+
+    /// Three of four share their source.
+    fn interface_link(number: usize) -> Self {
+        let source = if number % 4 == 3 { "other" } else { "source" };
+        Self {
+            entry: Entry::InterfaceLink(InterfaceLinkId {
+                source_id: source.into(),
+                name: format!("link-{number}").into(),
+                wit_namespace: NAMESPACE.into(),
+                wit_package: PACKAGE.into(),
+                target: format!("target-{number}").into(),
+            }),
+            subject: format!("$KV.LATTICEDATA_{LATTICE}.COMPONENT_{source}"),
+        }
+    }
+
+    fn config(number: usize) -> Self {
+        let name = format!("config-{number}");
+        Self {
+            subject: format!("$KV.CONFIGDATA_{LATTICE}.{name}"),
+            entry: Entry::Config(name),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match &self.entry {
+            Entry::Link { .. } => Kind::Link,
+            Entry::InterfaceLink(_) => Kind::InterfaceLink,
+            Entry::Config(_) => Kind::Config,
+        }
+    }
+
+    /// The key of this link in the hosts' cache.
+    pub fn triple(&self) -> Option<Triple> {
+        let Entry::Link { actor, .. } = &self.entry else {
+            return None;
+        };
+        Some(Triple {
+            actor_id: actor.clone(),
+            contract_id: CONTRACT.to_owned(),
+            link_name: LINK_NAME.to_owned(),
+        })
+    }
+
+    /// Of a link that shares a record: the source, and the record's subject.
+    pub fn source(&self) -> Option<(&str, &str)> {
+        match &self.entry {
+            Entry::InterfaceLink(id) => Some((&*id.source_id, &*self.subject)),
+            Entry::Link { .. } | Entry::Config(_) => None,
+        }
+    }
+
+    /// How evidence in its record names it, in hexadecimal.
+    pub fn short_hash(&self) -> Option<String> {
+        match &self.entry {
+            Entry::InterfaceLink(id) => Some(crate::history::hex(&id.short_hash())),
+            Entry::Link { .. } | Entry::Config(_) => None,
+        }
+    }
+
+    /// One attempt of a write.
+    pub async fn attempt(
+        &self,
+        channel: Channel,
+        write: &Write,
+        request_id: String,
+        retry_age: Option<std::time::Duration>,
+        deadline: std::time::Duration,
+    ) -> Result<WriteResult, Status> {
+        let terms = Terms {
+            lattice: LATTICE.to_owned(),
+            request_id,
+            retry_age: retry_age.map(Into::into),
+            deadline,
+        };
+        let result = match write.action {
+            Action::Put => self.put(channel, write, terms).await?,
+            _ => self.delete(channel, write, terms).await?,
+        };
+        Ok(result.unwrap_or_default())
+    }
+
+    async fn put(
+        &self,
+        channel: Channel,
+        write: &Write,
+        terms: Terms,
+    ) -> Result<Option<WriteResult>, Status> {
+        let values = [(WRITER.to_owned(), write.value.to_string())].into();
+        match &self.entry {
+            Entry::Link { actor, provider, .. } => {
+                let put = terms.request(PutLinkDefinitionRequest {
+                    lattice: terms.lattice.clone(),
+                    link_definition: Some(LinkDefinition {
+                        actor_id: actor.clone(),
+                        provider_id: provider.clone(),
+                        contract_id: CONTRACT.to_owned(),
+                        values,
+                        ..LinkDefinition::default()
+                    }),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, PutLinkPrecondition),
+                    ..PutLinkDefinitionRequest::default()
+                });
+                let mut client = LinkDefinitionServiceClient::new(channel);
+                Ok(client.put_link_definition(put).await?.into_inner().result)
+            }
+            Entry::InterfaceLink(id) => {
+                let put = terms.request(PutInterfaceLinkRequest {
+                    lattice: terms.lattice.clone(),
+                    interface_link: Some(InterfaceLink {
+                        source_id: id.source_id.to_string(),
+                        target: id.target.to_string(),
+                        name: id.name.to_string(),
+                        wit_namespace: id.wit_namespace.to_string(),
+                        wit_package: id.wit_package.to_string(),
+                        interfaces: vec![format!("{INTERFACE}{}", write.value)],
+                        ..InterfaceLink::default()
+                    }),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, PutInterfaceLinkPrecondition),
+                    ..PutInterfaceLinkRequest::default()
+                });
+                let mut client = InterfaceLinkServiceClient::new(channel);
+                Ok(client.put_interface_link(put).await?.into_inner().result)
+            }
+            Entry::Config(name) => {
+                let put = terms.request(PutConfigRequest {
+                    lattice: terms.lattice.clone(),
+                    named_config: Some(NamedConfig {
+                        name: name.clone(),
+                        values,
+                        ..NamedConfig::default()
+                    }),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, PutConfigPrecondition),
+                    ..PutConfigRequest::default()
+                });
+                let mut client = ConfigServiceClient::new(channel);
+                Ok(client.put_config(put).await?.into_inner().result)
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        channel: Channel,
+        write: &Write,
+        terms: Terms,
+    ) -> Result<Option<WriteResult>, Status> {
+        match &self.entry {
+            Entry::Link { actor, .. } => {
+                let delete = terms.request(DeleteLinkDefinitionRequest {
+                    lattice: terms.lattice.clone(),
+                    actor_id: Some(actor.clone()),
+                    contract_id: Some(CONTRACT.to_owned()),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, DeleteLinkPrecondition),
+                    allow_missing: true,
+                    ..DeleteLinkDefinitionRequest::default()
+                });
+                let mut client = LinkDefinitionServiceClient::new(channel);
+                Ok(client.delete_link_definition(delete).await?.into_inner().result)
+            }
+            Entry::InterfaceLink(id) => {
+                let delete = terms.request(DeleteInterfaceLinkRequest {
+                    lattice: terms.lattice.clone(),
+                    source_id: Some(id.source_id.to_string()),
+                    name: Some(id.name.to_string()),
+                    wit_namespace: Some(id.wit_namespace.to_string()),
+                    wit_package: Some(id.wit_package.to_string()),
+                    target: Some(id.target.to_string()),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, DeleteInterfaceLinkPrecondition),
+                    allow_missing: true,
+                    ..DeleteInterfaceLinkRequest::default()
+                });
+                let mut client = InterfaceLinkServiceClient::new(channel);
+                Ok(client.delete_interface_link(delete).await?.into_inner().result)
+            }
+            Entry::Config(name) => {
+                let delete = terms.request(DeleteConfigRequest {
+                    lattice: terms.lattice.clone(),
+                    name: name.clone(),
+                    request_id: terms.request_id.clone(),
+                    retry_age: terms.retry_age,
+                    precondition: precondition!(write, DeleteConfigPrecondition),
+                    allow_missing: true,
+                    ..DeleteConfigRequest::default()
+                });
+                let mut client = ConfigServiceClient::new(channel);
+                Ok(client.delete_config(delete).await?.into_inner().result)
+            }
+        }
+    }
+
+    /// A fully consistent read.
+    pub async fn look(&self, channel: Channel) -> Result<Option<Shown>, Status> {
+        let lattice = LATTICE.to_owned();
+        let consistency = Some(Consistency {
+            requirement: Some(Requirement::FullyConsistent(true)),
+        });
+        match &self.entry {
+            Entry::Link { actor, .. } => {
+                let get = GetLinkDefinitionRequest {
+                    lattice,
+                    actor_id: Some(actor.clone()),
+                    contract_id: Some(CONTRACT.to_owned()),
+                    consistency,
+                    ..GetLinkDefinitionRequest::default()
+                };
+                let mut client = LinkDefinitionServiceClient::new(channel);
+                let link = client.get_link_definition(get).await?.into_inner();
+                let shown = link.link_definition.and_then(|link| {
+                    let value = link.values.get(WRITER)?.parse().ok();
+                    shown(value, link.revision, link.etag)
+                });
+                Ok(shown)
+            }
+            Entry::InterfaceLink(id) => {
+                let get = GetInterfaceLinkRequest {
+                    lattice,
+                    source_id: Some(id.source_id.to_string()),
+                    name: Some(id.name.to_string()),
+                    wit_namespace: Some(id.wit_namespace.to_string()),
+                    wit_package: Some(id.wit_package.to_string()),
+                    target: Some(id.target.to_string()),
+                    consistency,
+                };
+                let mut client = InterfaceLinkServiceClient::new(channel);
+                let link = client.get_interface_link(get).await?.into_inner();
+                let shown = link.interface_link.and_then(|link| {
+                    let value = value_of(link.interfaces.first()?);
+                    shown(value, link.revision, link.etag)
+                });
+                Ok(shown)
+            }
+            Entry::Config(name) => {
+                let get = GetConfigRequest {
+                    lattice,
+                    name: name.clone(),
+                    consistency,
+                };
+                let mut client = ConfigServiceClient::new(channel);
+                let config = client.get_config(get).await?.into_inner().named_config;
+                let shown = config.and_then(|config| {
+                    let value = config.values.get(WRITER)?.parse().ok();
+                    shown(value, config.revision, config.etag)
+                });
+                Ok(shown)
+            }
+        }
+    }
+
+    /// What others publish to put or delete it: headers and body. Not for links that share a record.
+    pub fn raw(&self, id: OpId, is_deleted: bool) -> (HeaderMap, String) {
+        let mut headers = HeaderMap::new();
+        let values = json!({WRITER: id.to_string()});
+        let body = match &self.entry {
+            Entry::Link {
+                layout: Layout::CacheStream,
+                actor,
+                provider,
+            } => json!({
+                "actor_id": actor, "contract_id": CONTRACT, "deleted": is_deleted, "id": "foreign",
+                "link_name": LINK_NAME, "provider_id": provider, "values": values,
+            }),
+            Entry::Link { .. } if is_deleted => {
+                headers.insert("KV-Operation", "DEL");
+                Value::Null
+            }
+            Entry::Link { actor, provider, .. } => {
+                let mut body = json!({
+                    "actor_id": actor, "contract_id": CONTRACT, "link_name": LINK_NAME,
+                    "provider_id": provider, "values": values,
+                });
+                // Hosts up to 0.63 write it, those since 0.78 not.
+                if id.is_multiple_of(2) {
+                    body["id"] = link_hash(actor).into();
+                }
+                body
+            }
+            Entry::Config(_) if is_deleted => {
+                headers.insert("KV-Operation", "PURGE");
+                headers.insert("Nats-Rollup", "sub");
+                Value::Null
+            }
+            Entry::Config(_) | Entry::InterfaceLink(_) => values,
+        };
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        (headers, body)
+    }
+
+    /// Which value a message on its subject gives it.
+    pub fn said(&self, body: &[u8]) -> Option<OpId> {
+        let body = serde_json::from_slice::<Value>(body).ok()?;
+        match &self.entry {
+            Entry::Link { .. } => body["values"][WRITER].as_str()?.parse().ok(),
+            Entry::Config(_) => body[WRITER].as_str()?.parse().ok(),
+            Entry::InterfaceLink(id) => {
+                let is_it = |link: &&Value| {
+                    let is = |member: &str, text: &str| link[member] == text;
+                    is("source_id", &id.source_id)
+                        && is("name", &id.name)
+                        && is("wit_namespace", &id.wit_namespace)
+                        && is("wit_package", &id.wit_package)
+                        && is("target", &id.target)
+                };
+                let link = body["links"].as_array()?.iter().find(is_it)?;
+                value_of(link["interfaces"][0].as_str()?)
+            }
+        }
+    }
+}
+
+/// A link of the host's own in the record of a source; no link that a gateway is asked for.
+pub fn host_link(source: &str, number: u64, value: u64) -> Value {
+    json!({
+        "source_id": source, "target": format!("host-{number}"), "name": format!("host-{number}"),
+        "wit_namespace": NAMESPACE, "wit_package": PACKAGE, "interfaces": [format!("host-{value}")],
+        "source_config": [], "target_config": [],
+    })
+}
+
+/// Which values a message of a shared record gives the links in it, by the number of the key.
+pub fn record(keys: &[Key], subject: &str, body: &[u8]) -> Option<BTreeMap<usize, OpId>> {
+    let of_record = keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| key.kind() == Kind::InterfaceLink && key.subject == subject);
+    let mut of_record = of_record.peekable();
+    of_record.peek()?;
+    Some(
+        of_record
+            .filter_map(|(number, key)| Some((number, key.said(body)?)))
+            .collect(),
+    )
+}
+
+fn shown(value: Option<OpId>, revision: Option<Revision>, etag: String) -> Option<Shown> {
+    Some(Shown {
+        value: value?,
+        sequence: revision?.sequence,
+        etag,
+    })
+}
+
+fn value_of(interface: &str) -> Option<OpId> {
+    interface.strip_prefix(INTERFACE)?.parse().ok()
+}
+
+fn link_hash(actor: &str) -> String {
+    HEXUPPER.encode(&Sha256::digest([actor, CONTRACT, LINK_NAME].concat()))
+}
