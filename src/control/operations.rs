@@ -135,9 +135,9 @@ pub struct Description {
     pub config: serde_json::Value,
     /// How it differs from what hosts create.
     pub drift: Vec<Drift>,
-    /// How many malformed messages there are.
+    /// How many malformed messages there are, those of its configs included.
     pub malformed_count: usize,
-    /// The first of them, with whole subjects.
+    /// The first of them, with whole subjects; those of its configs last.
     pub malformed: Vec<(String, Malformed)>,
     /// Entries that stand, by kind.
     pub counts: BTreeMap<Kind, usize>,
@@ -536,18 +536,24 @@ impl Control {
             Found::At(layout, _) => {
                 let lattice = self.lattices.open(name, deadline).await?;
                 lattice.ready(deadline).await?;
-                let described = describe_open(&lattice)?;
-                let configs_count = match layout.part_of(Kind::Config) {
-                    None => 0,
+                let mut described = describe_open(&lattice)?;
+                let (configs_count, malformed_configs) = match layout.part_of(Kind::Config) {
+                    None => (0, Vec::new()),
                     Some(_) => match self.lattices.open_configs(name, deadline).await {
                         Ok(configs) => {
                             configs.ready(deadline).await?;
-                            configs.look(|contents| contents.standing(Kind::Config, None).count())?
+                            configs.look(|contents| {
+                                let count = contents.standing(Kind::Config, None).count();
+                                (count, malformed(&configs, contents.malformed().cloned()))
+                            })?
                         }
-                        Err(ControlError::NotProvisioned { .. }) => 0,
+                        Err(ControlError::NotProvisioned { .. }) => (0, Vec::new()),
                         Err(error) => return Err(error),
                     },
                 };
+                described.malformed_count += malformed_configs.len();
+                described.malformed.extend(malformed_configs);
+                described.malformed.truncate(MALFORMED_LISTED_MAX);
                 let deaf_watches = match layout {
                     Layout::Component => deaf_watches(&lattice, deadline).await?,
                     Layout::CacheStream | Layout::Kv => Vec::new(),
@@ -752,13 +758,8 @@ fn describe_open(lattice: &Lattice) -> Result<Description, ControlError> {
             sequence,
             reason: "links in the record are of another source, and hosts never find them by it",
         });
-        let malformed = contents.malformed().cloned().chain(misfiled);
-        let mut malformed = malformed
-            .map(|malformed| {
-                let subject = format!("{}{}", lattice.subject_prefix, malformed.tokens);
-                (subject, malformed)
-            })
-            .collect::<Vec<_>>();
+        let mut malformed = malformed(lattice, contents.malformed().cloned().chain(misfiled));
+        malformed.sort_by_key(|(_, malformed)| malformed.sequence);
         let malformed_count = malformed.len();
         malformed.truncate(MALFORMED_LISTED_MAX);
         Description {
@@ -779,6 +780,15 @@ fn describe_open(lattice: &Lattice) -> Result<Description, ControlError> {
             ..Description::default()
         }
     })
+}
+
+/// Names the messages by their subjects.
+fn malformed(lattice: &Lattice, malformed: impl Iterator<Item = Malformed>) -> Vec<(String, Malformed)> {
+    let named = malformed.map(|malformed| {
+        let subject = format!("{}{}", lattice.subject_prefix, malformed.tokens);
+        (subject, malformed)
+    });
+    named.collect()
 }
 
 /// Watches by which hosts follow a bucket, and that nobody listens to or that receive nothing.

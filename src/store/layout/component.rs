@@ -299,7 +299,6 @@ fn read_claims(key: &str, body: &[u8]) -> Result<Decoded, &'static str> {
     const BOTH: &str = "claims have a member under its short and its long name";
     let mut object =
         json::unambiguous_object(body).ok_or("not a JSON object, or a member of it stands twice")?;
-    let mut is_plain = true;
     let mut text = |short: &str, long: &str| match (object.remove(short), object.remove(long)) {
         (Some(Value::String(text)), None) | (None, Some(Value::String(text))) => Ok(text.into_boxed_str()),
         (Some(_), Some(_)) => Err(BOTH),
@@ -307,15 +306,14 @@ fn read_claims(key: &str, body: &[u8]) -> Result<Decoded, &'static str> {
     };
     let issuer = text("iss", "issuer")?;
     let subject = text("sub", "subject")?;
-    let mut revision = text("rev", "revision")?;
+    let revision = text("rev", "revision")?;
     let name = text("name", "")?;
     let version = text("version", "")?;
     if &*subject != key {
         return Err("the subject of claims is not the one of their key");
     }
-    if revision.parse::<i32>().is_err() {
-        (revision, is_plain) = ("0".into(), false);
-    }
+    let number = revision.parse::<i32>().unwrap_or(0).to_string().into_boxed_str();
+    let mut is_plain = number == revision;
     let call_alias = match object.remove("call_alias") {
         Some(Value::String(alias)) => Some(alias.into_boxed_str()),
         None | Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
@@ -323,35 +321,47 @@ fn read_claims(key: &str, body: &[u8]) -> Result<Decoded, &'static str> {
         }
     };
     let tags = object.remove("tags").and_then(|tags| tags_of(&tags));
-    let config_schema = match object.remove("config_schema") {
-        Some(Value::String(schema)) => schema.into_boxed_str(),
-        None | Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            "".into()
-        }
-    };
+    let config_schema = object.remove("config_schema").unwrap_or_default();
     let common = Claims {
         issuer,
         name,
-        revision,
+        revision: number,
         version: Some(version),
         ..Claims::default()
     };
-    let claims = match (call_alias, tags) {
-        (Some(call_alias), Some(tags)) => Claims {
+    let claims = if let (Some(call_alias), Some(tags)) = (call_alias, tags) {
+        Claims {
             call_alias,
             tags,
             ..common
-        },
-        (_, _) => Claims {
+        }
+    } else {
+        let config_schema = match config_schema {
+            Value::Null => "".into(),
+            Value::String(schema) if is_json(&schema) => schema.into_boxed_str(),
+            Value::String(schema) => {
+                is_plain &= schema.is_empty();
+                "".into()
+            }
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                return Err("the config_schema of a provider's claims is no text");
+            }
+        };
+        Claims {
             config_schema,
             ..common
-        },
+        }
     };
     Ok(Decoded::Put {
         key: EntryKey::Claims(key.into()),
         entry: Entry::Claims(Box::new(claims)),
         is_plain,
     })
+}
+
+/// Hosts show a schema that is no JSON as an empty one.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok()
 }
 
 /// A text, or an array of texts, comma-joined.

@@ -17,12 +17,12 @@
 
 use bytes::Bytes;
 use data_encoding::{BASE64URL_NOPAD, HEXUPPER};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{ClaimsForm, Decoded, cache_stream, members::Members};
-use crate::domain::{Claims, Entry, EntryKey, LinkDefinition, LinkId, link_definition::Values};
+use crate::domain::{Claims, Entry, EntryKey, LinkDefinition, LinkId, json, link_definition::Values};
 
 pub(super) const CLAIMS: &str = "CLAIMS_";
 const LINKS: &str = "LINKDEF_";
@@ -183,7 +183,8 @@ pub(super) fn decode(tokens: &str, is_marker: bool, body: &[u8]) -> Decoded {
         }
     } else if tokens.starts_with(REFERENCES) {
         match is_marker {
-            true => Ok(Decoded::DeletedUnnamed),
+            // Hosts know no deletion of a reference: the key tells of none any longer, and another may.
+            true => Ok(Decoded::Nothing),
             false => cache_stream::read_reference(body),
         }
     } else {
@@ -204,57 +205,106 @@ pub(super) fn foreign(is_marker: bool) -> Result<Decoded, &'static str> {
     }
 }
 
-/// Hosts and clients read short or long names, and lists as texts or arrays. What not one of them reads is malformed.
+/// A provider's claims as hosts 0.81 and 0.82 read them.
+#[derive(Deserialize)]
+struct StoredProvider {
+    contract_id: Box<str>,
+    #[serde(alias = "iss")]
+    issuer: Box<str>,
+    name: Box<str>,
+    #[serde(alias = "rev")]
+    revision: Box<str>,
+    #[serde(alias = "sub")]
+    subject: Box<str>,
+    version: Box<str>,
+    config_schema: Option<Box<str>>,
+}
+
+/// Hosts and clients read short or long names, and lists as texts or arrays. What not one host reads is malformed: those
+/// before 0.78 need `call_alias` alone, and only those since 0.81 do without. Plain are claims as the gateway writes them:
+/// others not every reader reads, or not as they are shown.
 fn read_claims(key: &str, body: &[u8]) -> Result<Decoded, &'static str> {
-    let mut body = Members::read(body)?;
-    let is_provider = !body.object.contains_key("call_alias");
-    if is_provider && !body.object.contains_key("contract_id") {
-        return Err("claims have neither call_alias nor contract_id");
-    }
-    let version = match body.object.get("version") {
-        None | Some(Value::Null) => None,
-        Some(_) => Some(body.text("version")),
+    let members = Members::read(body)?;
+    let object = members.object.clone();
+    let claims = match object.get("call_alias") {
+        Some(Value::String(_) | Value::Null) => loose_claims(members),
+        None | Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            provider_claims(key, body)?
+        }
     };
-    let claims = Claims {
-        issuer: body.either("iss", "issuer"),
-        name: body.either("name", ""),
-        call_alias: body.either("call_alias", ""),
-        capabilities: body.either("caps", "capabilities"),
-        tags: body.either("tags", ""),
-        revision: body.either("rev", "revision"),
-        version,
-        contract_id: body.either("contract_id", ""),
-        config_schema: body.either("config_schema", ""),
+    let is_own = |form| {
+        let own = claims_body(key, &claims, form).and_then(|own| serde_json::from_slice(&own).ok());
+        own.is_some_and(|own: Value| own.as_object() == Some(&object))
     };
+    let is_plain = [ClaimsForm::Short, ClaimsForm::Long].into_iter().any(is_own) && is_unambiguous(body);
     Ok(Decoded::Put {
         key: EntryKey::Claims(key.into()),
         entry: Entry::Claims(Box::new(claims)),
-        is_plain: body.is_plain,
+        is_plain,
     })
 }
 
+fn loose_claims(mut members: Members) -> Claims {
+    let version = match members.object.get("version") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(members.text("version")),
+    };
+    Claims {
+        issuer: members.either("iss", "issuer"),
+        name: members.either("name", ""),
+        call_alias: members.either("call_alias", ""),
+        capabilities: members.list("caps", "capabilities"),
+        tags: members.list("tags", ""),
+        revision: members.either("rev", "revision"),
+        version,
+        contract_id: members.either("contract_id", ""),
+        config_schema: members.either("config_schema", ""),
+    }
+}
+
+fn provider_claims(key: &str, body: &[u8]) -> Result<Claims, &'static str> {
+    let stored = serde_json::from_slice::<StoredProvider>(body)
+        .ok()
+        .filter(|stored| &*stored.subject == key)
+        .ok_or("claims have no call_alias that is a text, nor all that a provider's have")?;
+    Ok(Claims {
+        issuer: stored.issuer,
+        name: stored.name,
+        revision: stored.revision,
+        version: Some(stored.version),
+        contract_id: stored.contract_id,
+        config_schema: stored.config_schema.unwrap_or_default(),
+        ..Claims::default()
+    })
+}
+
+/// Whether no member stands twice: of those that do hosts before 0.78 take the first, and others take none.
+fn is_unambiguous(body: &[u8]) -> bool {
+    json::unambiguous_object(body).is_some()
+}
+
 fn read_link(hash: &str, body: &[u8]) -> Result<Decoded, &'static str> {
-    let mut body = Members::read(body)?;
+    let mut members = Members::read(body)?;
     let id = LinkId {
-        actor_id: body.identity("actor_id", "a link's actor_id is missing or no text")?,
-        contract_id: body.identity("contract_id", "a link's contract_id is missing or no text")?,
-        link_name: body.identity("link_name", "a link's link_name is missing or no text")?,
+        actor_id: members.identity("actor_id", "a link's actor_id is missing or no text")?,
+        contract_id: members.identity("contract_id", "a link's contract_id is missing or no text")?,
+        link_name: members.identity("link_name", "a link's link_name is missing or no text")?,
     };
     if link_hash(&id) != hash {
         return Err("the key is not the hash of the link in it");
     }
-    if !body.object.contains_key("provider_id") {
+    if !members.object.contains_key("provider_id") {
         return Err("a link lacks provider_id");
     }
-    let values = body.object.remove("values").ok_or("a link lacks values")?;
+    let values = members.object.remove("values").ok_or("a link lacks values")?;
     let link = LinkDefinition {
-        provider_id: body.text("provider_id"),
-        values: body.values(values),
+        provider_id: members.text("provider_id"),
+        values: members.values(values),
     };
     Ok(Decoded::Put {
         key: EntryKey::LinkDefinition(id),
         entry: Entry::LinkDefinition(link),
-        is_plain: body.is_plain,
+        is_plain: members.is_plain && is_unambiguous(body),
     })
 }
 

@@ -46,8 +46,16 @@ impl Members {
         }
     }
 
-    /// A member under its short or its long name: a text, or an array of texts, comma-joined; empty where it is absent.
+    /// A member under its short or its long name; empty where it is absent.
     pub(super) fn either(&mut self, short: &str, long: &str) -> Box<str> {
+        match self.object.remove(short).or_else(|| self.object.remove(long)) {
+            Some(value) => self.loose(value),
+            None => "".into(),
+        }
+    }
+
+    /// A list under its short or its long name: a text, or an array of texts, comma-joined; empty where it is absent.
+    pub(super) fn list(&mut self, short: &str, long: &str) -> Box<str> {
         match self.object.remove(short).or_else(|| self.object.remove(long)) {
             Some(Value::Array(items)) => {
                 let items = items.into_iter().map(|item| self.loose(item));
