@@ -16,10 +16,13 @@
 mod harness;
 
 mod audit;
+mod bucket_model;
+mod buckets;
 mod callers;
 mod claims;
 mod cluster;
 mod component;
+mod component_model;
 mod dedup;
 mod effects;
 mod errors;
@@ -29,6 +32,7 @@ mod golden;
 mod host_model;
 mod hostile;
 mod kv;
+mod kv_model;
 mod lattice;
 mod link_definition;
 mod model;

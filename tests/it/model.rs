@@ -5,7 +5,7 @@
 //! answer, [`host_model`](crate::host_model) tells what hosts make of the stream.
 
 mod play;
-mod script;
+pub mod script;
 pub mod shown;
 mod stand;
 

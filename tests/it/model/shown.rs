@@ -121,7 +121,7 @@ fn claims_by_hosts(sequence: u64, members: &Members) -> Shown {
 }
 
 /// A member as a text field shows it.
-fn text(term: &Term) -> String {
+pub fn text(term: &Term) -> String {
     match term {
         Term::Null => String::new(),
         Term::Text(text) | Term::Number(text) => text.clone(),
