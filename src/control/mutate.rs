@@ -642,9 +642,11 @@ pub(super) fn unmet(mutation: &Mutation) -> Result<Option<Refusal>, ControlError
             let Entry::InterfaceLink(link) = &**entry else {
                 return Ok(None);
             };
+            // Of a secret reference hosts look only whether it is there (wasmCloud 1.9.2).
             let is_missing = |contents: &Contents, name: &str| {
-                let config = contents.winner(&EntryKey::Config(name.into()));
-                config.is_none_or(|config| config.state.is_gone())
+                let view = contents.view(&EntryKey::Config(name.into()), [0; 8]);
+                let is_there = name.starts_with("SECRET") && view.squatter.is_some();
+                view.standing().is_none() && !is_there
             };
             let mut missing = match configs {
                 None => link.configs().map(Into::into).collect::<Vec<Box<str>>>(),
