@@ -227,6 +227,8 @@ pub struct Named {
     pub stream: bool,
     /// A bucket of a later layout.
     pub bucket: bool,
+    /// The layout of the bucket, where it is configured or this gateway has found it out.
+    pub bucket_layout: Option<Layout>,
 }
 
 type Slot = Arc<OnceCell<Arc<Lattice>>>;
@@ -402,13 +404,27 @@ impl Lattices {
                 if let Some(Ok(name)) = of_stream.or(of_bucket).map(LatticeName::parse)
                     && self.upstream(&name).name == upstream.name
                 {
+                    let bucket_layout = of_bucket.and_then(|_| self.known_layout(&name));
                     let named = lattices.entry(name).or_default();
                     named.stream |= of_stream.is_some();
                     named.bucket |= of_bucket.is_some();
+                    named.bucket_layout = named.bucket_layout.or(bucket_layout);
                 }
             }
         }
         Ok(lattices)
+    }
+
+    /// The layout of a lattice, where it is configured or open.
+    fn known_layout(&self, name: &LatticeName) -> Option<Layout> {
+        let open = || {
+            let open = self.open.lock();
+            let lattice = open.get(&(name.clone(), Which::Main))?.get()?;
+            lattice.exists().then(|| lattice.part.layout())
+        };
+        self.settings(name)
+            .and_then(|settings| settings.layout)
+            .or_else(open)
     }
 
     /// Creates the lattice's stream or buckets, unless they are there. Tells whether this call did.

@@ -215,7 +215,9 @@ fn layout_of_names(named: Named) -> proto::Layout {
     match (named.stream, named.bucket) {
         (true, false) => proto::Layout::CacheStream,
         (true, true) => proto::Layout::Undecided,
-        (false, _) => proto::Layout::Unspecified,
+        (false, _) => named
+            .bucket_layout
+            .map_or(proto::Layout::Unspecified, proto_layout),
     }
 }
 
