@@ -766,12 +766,13 @@ async fn lattices_of_every_layout_are_listed_by_name_in_pages() {
         ("A_stream", Layout::CacheStream),
         ("b-stream", Layout::CacheStream),
         ("c-both", Layout::Undecided),
-        ("d-component", Layout::Unspecified),
-        ("e-kv", Layout::Unspecified),
-        ("f-kv", Layout::Unspecified),
+        // In use by now, which tells.
+        ("d-component", Layout::Component),
+        ("e-kv", Layout::Kv),
+        ("f-kv", Layout::Kv),
         ("g-empty", Layout::Unspecified),
         ("h-claims", Layout::Unspecified),
-        ("i-noted", Layout::Unspecified),
+        ("i-noted", Layout::Kv),
     ];
     for page_size in [1, 4, 9, 10, 1_000, 0] {
         let mut request = ListLatticesRequest {
