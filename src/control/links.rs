@@ -2,7 +2,7 @@
 //! at what happened in between.
 //!
 //! Edits of a source queue, and those that wait share a publish: each is judged against the record as the ones before it
-//! leave it, and one that is refused is answered alone. A batch is *frozen* (body, ids, expectation) until its outcome is
+//! leave it. One that is refused is answered alone, once those before it are stored. A batch is *frozen* (body, ids, expectation) until its outcome is
 //! known: it is published again unchanged, or resolved as a whole by its calls' ids on record.
 //!
 //! Beside hosts an edit is acknowledged only after it has stood for the lattice's `settle` time. What a host undoes before
@@ -185,6 +185,20 @@ impl Lattice {
         loop {
             let edited = self.submit(&mutation, is_undone, deadline).await?;
             let stored = match edited {
+                // An earlier attempt may have been applied just now, and nobody has waited for it to settle.
+                Edited::Answered(written)
+                    if written.outcome == Outcome::AlreadyApplied && !written.superseded =>
+                {
+                    match self.settled(&mutation, written, deadline).await {
+                        Settled::Stands(written) => {
+                            self.announce_edit(&mutation, &written, None, deadline).await;
+                            return Ok(written);
+                        }
+                        // The next answer says so.
+                        Settled::Undone => continue,
+                        Settled::TooLate => return Err(outcome_unknown(&mutation)),
+                    }
+                }
                 Edited::Answered(written) => {
                     self.announce_edit(&mutation, &written, None, deadline).await;
                     return Ok(written);
