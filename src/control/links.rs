@@ -73,8 +73,8 @@ struct Waiting {
 struct Edit {
     number: u64,
     mutation: Arc<Mutation>,
-    /// Whether it was applied and then undone.
-    is_undone: bool,
+    /// Where it was applied, if it was and then undone.
+    undone: Option<u64>,
     deadline: Deadline,
     answer: oneshot::Sender<Result<Edited, ControlError>>,
 }
@@ -86,7 +86,7 @@ impl Edit {
 
     /// A reason that says *not applied*, unless the edit was.
     fn refuse(self, error: ControlError) {
-        let error = match self.is_undone {
+        let error = match self.undone.is_some() {
             true => outcome_unknown(&self.mutation),
             false => error,
         };
@@ -151,6 +151,8 @@ struct Look {
     view: View,
     /// Where the calls were applied, as far as this mirror has seen it.
     witnessed: Vec<Option<Applied>>,
+    /// Which of the edits that were undone have been overtaken by now.
+    overtaken: Vec<bool>,
 }
 
 /// A record as the edits before leave it.
@@ -181,9 +183,9 @@ impl Lattice {
         if mutation.mode == Mode::Live {
             self.calm(deadline).await?;
         }
-        let mut is_undone = false;
+        let mut undone = None;
         loop {
-            let edited = self.submit(&mutation, is_undone, deadline).await?;
+            let edited = self.submit(&mutation, undone, deadline).await?;
             let stored = match edited {
                 // An earlier attempt may have been applied just now, and nobody has waited for it to settle.
                 Edited::Answered(written)
@@ -205,12 +207,13 @@ impl Lattice {
                 }
                 Edited::Stored(stored) => stored,
             };
+            let sequence = stored.written.revision.sequence;
             let written = match self.settled(&mutation, stored.written, deadline).await {
                 Settled::Stands(written) => written,
                 Settled::Undone => {
                     info!(lattice = %self.name, entry = %mutation.key, "a host undid the edit; it is applied again");
                     self.effects.metrics.edit_undone(true);
-                    is_undone = true;
+                    undone = Some(sequence);
                     continue;
                 }
                 Settled::TooLate => return Err(outcome_unknown(&mutation)),
@@ -247,7 +250,7 @@ impl Lattice {
     async fn submit(
         self: &Arc<Self>,
         mutation: &Arc<Mutation>,
-        is_undone: bool,
+        undone: Option<u64>,
         deadline: Deadline,
     ) -> Result<Edited, ControlError> {
         let EntryKey::InterfaceLink(id) = &*mutation.key else {
@@ -261,7 +264,7 @@ impl Lattice {
             let edit = Edit {
                 number,
                 mutation: Arc::clone(mutation),
-                is_undone,
+                undone,
                 deadline,
                 answer,
             };
@@ -290,7 +293,7 @@ impl Lattice {
             queue.retain(|edit| edit.number != number);
             queue.len() < before
         });
-        match was_waiting && !is_undone {
+        match was_waiting && undone.is_none() {
             true => Err(ControlError::Contention),
             false => Err(outcome_unknown(mutation)),
         }
@@ -319,14 +322,12 @@ impl Lattice {
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return Settled::Stands(written);
         };
-        let record = EntryKey::Component(id.source_id.clone());
+        let call = mutation.intent.stamp.id;
         let looked = self.look(|contents| {
-            let past = contents.view(&record, [0; 8]).past;
-            let now = contents.interface_link(id);
             (
                 contents.position(),
-                past.is_overtaken(mutation.intent.stamp.id),
-                now,
+                contents.is_overtaken(id, call, written.revision.sequence),
+                contents.interface_link(id),
             )
         });
         match looked {
@@ -360,11 +361,8 @@ impl Lattice {
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return;
         };
-        let record = EntryKey::Component(id.source_id.clone());
-        let is_overtaken = self.look(|contents| {
-            let past = contents.view(&record, [0; 8]).past;
-            past.is_overtaken(mutation.intent.stamp.id)
-        });
+        let call = mutation.intent.stamp.id;
+        let is_overtaken = self.look(|contents| contents.is_overtaken(id, call, written.revision.sequence));
         if is_overtaken == Ok(false) {
             effects::announce(self, mutation, written, replaced, deadline).await;
         }
@@ -518,13 +516,22 @@ impl Driver {
                 .iter()
                 .map(|edit| contents.witnessed(edit.stamp().id))
                 .collect(),
+            overtaken: edits
+                .iter()
+                .map(|edit| match (&*edit.mutation.key, edit.undone) {
+                    (EntryKey::InterfaceLink(id), Some(sequence)) => {
+                        contents.is_overtaken(id, edit.stamp().id, sequence)
+                    }
+                    (_, _) => false,
+                })
+                .collect(),
         })
     }
 
     fn judge(&self, edits: &[Edit], look: &Look, fresh: Option<i64>) -> Judged {
         let mut draft = Draft::of(&look.view);
         let mut verdicts = Vec::with_capacity(edits.len());
-        for (edit, witnessed) in edits.iter().zip(&look.witnessed) {
+        for (place, edit) in edits.iter().enumerate() {
             let verdict = match draft.as_mut() {
                 // Whatever is in it would be lost.
                 None if fresh.is_none() => Verdict::Refresh,
@@ -534,7 +541,7 @@ impl Driver {
                         self.source
                     ),
                 }),
-                Some(draft) => self.judge_one(edit, draft, look, *witnessed, fresh),
+                Some(draft) => self.judge_one(edit, draft, look, place, fresh),
             };
             if matches!(verdict, Verdict::Refresh) {
                 return Judged {
@@ -560,10 +567,11 @@ impl Driver {
         edit: &Edit,
         draft: &Draft,
         look: &Look,
-        witnessed: Option<Applied>,
+        place: usize,
         fresh: Option<i64>,
     ) -> Verdict {
         let mutation = &*edit.mutation;
+        let witnessed = look.witnessed.get(place).copied().flatten();
         let Some(resolved) = resolve(mutation, &draft.record) else {
             return Verdict::Refuse(no_message(&mutation.key));
         };
@@ -573,7 +581,7 @@ impl Driver {
         let standing = view.standing();
         let replaced = standing.as_ref().map(|standing| Arc::clone(&standing.entry));
         let before = standing.as_ref().map(|standing| standing.etag);
-        if edit.is_undone {
+        if edit.undone.is_some() {
             let written = |superseded| Written {
                 key: Arc::clone(&key),
                 outcome: Outcome::Applied,
@@ -583,7 +591,7 @@ impl Driver {
                 before,
                 would_stand: None,
             };
-            if look.view.past.is_overtaken(edit.stamp().id) {
+            if look.overtaken.get(place) == Some(&true) {
                 return Verdict::Answer(written(true));
             }
             if is_as_desired(&mutation.desired, replaced.as_deref()) {
@@ -1166,7 +1174,7 @@ impl Acknowledged {
             let view = contents.view(&record, remembered.call);
             let is_undone = view.position.epoch == remembered.revision.epoch
                 && tag == remembered.before
-                && !view.past.is_overtaken(remembered.call);
+                && !contents.is_overtaken(id, remembered.call, remembered.revision.sequence);
             if is_undone {
                 undone.push(UndoneEdit {
                     key: EntryKey::InterfaceLink(id.clone()),
