@@ -2,8 +2,9 @@
 //! at what happened in between.
 //!
 //! Edits of a source queue, and those that wait share a publish: each is judged against the record as the ones before it
-//! leave it, and one that is refused is answered alone. A batch is *frozen* (body, ids, expectation) until its outcome is
-//! known: it is published again unchanged, or resolved as a whole by its calls' ids on record.
+//! leave it. One that is refused is answered alone, once those before it are stored. A batch is *frozen* (body, ids,
+//! expectation) until its outcome is known: it is published again unchanged, or resolved as a whole by its calls' ids on
+//! record.
 //!
 //! Beside hosts an edit is acknowledged only after it has stood for the lattice's `settle` time. What a host undoes before
 //! that is applied again inside the same call; what it undoes later is noted ([`Acknowledged`]) and left as it is.
@@ -33,7 +34,7 @@ use super::{
     decide::{Desired, Mode, Mutation},
     effects,
     lattice::Lattice,
-    mutate::{Written, no_message},
+    mutate::{Outcome, Written, no_message},
 };
 use crate::{
     domain::{Entry, EntryKey},
@@ -62,8 +63,8 @@ struct Waiting {
 struct Edit {
     number: u64,
     mutation: Arc<Mutation>,
-    /// Whether it was applied and then undone.
-    is_undone: bool,
+    /// Where it was applied, if it was and then undone.
+    undone: Option<u64>,
     deadline: Deadline,
     answer: oneshot::Sender<Result<Edited, ControlError>>,
 }
@@ -75,7 +76,7 @@ impl Edit {
 
     /// A reason that says *not applied*, unless the edit was.
     fn refuse(self, error: ControlError) {
-        let error = match self.is_undone {
+        let error = match self.undone.is_some() {
             true => outcome_unknown(&self.mutation),
             false => error,
         };
@@ -121,22 +122,37 @@ impl Lattice {
         if mutation.mode == Mode::Live {
             self.calm(deadline).await?;
         }
-        let mut is_undone = false;
+        let mut undone = None;
         loop {
-            let edited = self.submit(&mutation, is_undone, deadline).await?;
+            let edited = self.submit(&mutation, undone, deadline).await?;
             let stored = match edited {
+                // An earlier attempt may have been applied just now, and nobody has waited for it to settle.
+                Edited::Answered(written)
+                    if written.outcome == Outcome::AlreadyApplied && !written.superseded =>
+                {
+                    match self.settled(&mutation, written, deadline).await {
+                        Settled::Stands(written) => {
+                            self.announce_edit(&mutation, &written, None, deadline).await;
+                            return Ok(written);
+                        }
+                        // The next answer says so.
+                        Settled::Undone => continue,
+                        Settled::TooLate => return Err(outcome_unknown(&mutation)),
+                    }
+                }
                 Edited::Answered(written) => {
                     self.announce_edit(&mutation, &written, None, deadline).await;
                     return Ok(written);
                 }
                 Edited::Stored(stored) => stored,
             };
+            let sequence = stored.written.revision.sequence;
             let written = match self.settled(&mutation, stored.written, deadline).await {
                 Settled::Stands(written) => written,
                 Settled::Undone => {
                     info!(lattice = %self.name, entry = %mutation.key, "a host undid the edit; it is applied again");
                     self.effects.metrics.edit_undone(true);
-                    is_undone = true;
+                    undone = Some(sequence);
                     continue;
                 }
                 Settled::TooLate => return Err(outcome_unknown(&mutation)),
@@ -173,7 +189,7 @@ impl Lattice {
     async fn submit(
         self: &Arc<Self>,
         mutation: &Arc<Mutation>,
-        is_undone: bool,
+        undone: Option<u64>,
         deadline: Deadline,
     ) -> Result<Edited, ControlError> {
         let EntryKey::InterfaceLink(id) = &*mutation.key else {
@@ -187,7 +203,7 @@ impl Lattice {
             let edit = Edit {
                 number,
                 mutation: Arc::clone(mutation),
-                is_undone,
+                undone,
                 deadline,
                 answer,
             };
@@ -216,7 +232,7 @@ impl Lattice {
             queue.retain(|edit| edit.number != number);
             queue.len() < before
         });
-        match was_waiting && !is_undone {
+        match was_waiting && undone.is_none() {
             true => Err(ControlError::Contention),
             false => Err(outcome_unknown(mutation)),
         }
@@ -245,14 +261,12 @@ impl Lattice {
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return Settled::Stands(written);
         };
-        let record = EntryKey::Component(id.source_id.clone());
+        let call = mutation.intent.stamp.id;
         let looked = self.look(|contents| {
-            let past = contents.view(&record, [0; 8]).past;
-            let now = contents.interface_link(id);
             (
                 contents.position(),
-                past.is_overtaken(mutation.intent.stamp.id),
-                now,
+                contents.is_overtaken(id, call, written.revision.sequence),
+                contents.interface_link(id),
             )
         });
         match looked {
@@ -286,11 +300,8 @@ impl Lattice {
         let EntryKey::InterfaceLink(id) = &*written.key else {
             return;
         };
-        let record = EntryKey::Component(id.source_id.clone());
-        let is_overtaken = self.look(|contents| {
-            let past = contents.view(&record, [0; 8]).past;
-            past.is_overtaken(mutation.intent.stamp.id)
-        });
+        let call = mutation.intent.stamp.id;
+        let is_overtaken = self.look(|contents| contents.is_overtaken(id, call, written.revision.sequence));
         if is_overtaken == Ok(false) {
             effects::announce(self, mutation, written, replaced, deadline).await;
         }

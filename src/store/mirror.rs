@@ -640,6 +640,14 @@ impl Contents {
         self.witness.find(id)
     }
 
+    /// Whether a call on a link, applied at a sequence, was followed by another one on it: by the record or, where a host
+    /// overwrote that, by what this mirror has seen.
+    pub fn is_overtaken(&self, id: &InterfaceLinkId, call: [u8; 8], sequence: u64) -> bool {
+        let slot = self.entries.get(&EntryKey::Component(id.source_id.clone()));
+        let is_on_record = slot.is_some_and(|slot| slot.past().is_overtaken(call));
+        is_on_record || self.witness.has_later(id.short_hash(), sequence)
+    }
+
     /// Looks at what wins the fold of one entry.
     pub fn winner(&self, key: &EntryKey) -> Option<Winner> {
         Some(self.won(self.entries.get(key)?.winner()?))

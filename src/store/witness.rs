@@ -91,6 +91,14 @@ impl Witness {
         *self = joined;
     }
 
+    /// Whether a call for an entry of a shared record was applied behind a sequence.
+    pub fn has_later(&self, entry: [u8; 8], sequence: u64) -> bool {
+        let newest_first = self.order.iter().rev().filter_map(|id| self.calls.get(id));
+        newest_first
+            .take_while(|applied| applied.sequence > sequence)
+            .any(|applied| applied.stamp.entry == entry)
+    }
+
     /// Finds a call by its id.
     pub fn find(&self, id: [u8; 8]) -> Option<Applied> {
         self.calls.get(&id).copied()

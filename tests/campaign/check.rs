@@ -103,15 +103,15 @@ fn stored_once(history: &History) -> Vec<Violation> {
             places.entry(id).or_default().push(message);
         }
     }
-    let is_excused = |first: &Stored, second: &Stored| {
+    let is_excused = |id: &str, first: &Stored, second: &Stored| {
         history.is_lost_between(first.heard.min(second.heard), first.heard.max(second.heard))
-            || (history.has_hosts && may_be_undone(&stored, first, second))
+            || (history.has_hosts && may_be_undone(history, &stored, id, first, second))
     };
-    let is_twice = |places: &&Vec<&Stored>| {
+    let is_twice = |(id, places): &(&&str, &Vec<&Stored>)| {
         let mut pairs = places.windows(2);
-        pairs.any(|pair| !is_excused(pair[0], pair[1]))
+        pairs.any(|pair| !is_excused(id, pair[0], pair[1]))
     };
-    let places = places.iter().filter(|(_, places)| is_twice(places));
+    let places = places.iter().filter(is_twice);
     places
         .map(|(id, places)| {
             let at = places.iter().map(|stored| stored.sequence).collect::<Vec<_>>();
@@ -120,17 +120,31 @@ fn stored_once(history: &History) -> Vec<Violation> {
         .collect()
 }
 
-/// Whether a host wrote between two messages of a record, or something that was not heard was.
-fn may_be_undone(stored: &[&Stored], first: &Stored, second: &Stored) -> bool {
-    let mut at = second;
-    while at.sequence > first.sequence {
-        match before(stored, at) {
-            Some(earlier) if earlier.calls.is_empty() => return true,
-            Some(earlier) => at = earlier,
-            None => return true,
+/// Whether, between two messages with a call, it was a host that changed its link first, or something that was not heard.
+fn may_be_undone(history: &History, stored: &[&Stored], id: &str, first: &Stored, second: &Stored) -> bool {
+    let call = second.calls.iter().find(|call| call.id == id);
+    let is_of_call = |hash: &Option<String>| call.is_some_and(|call| hash.as_ref() == Some(&call.entry));
+    let Some(key) = history.short_hashes.iter().position(is_of_call) else {
+        return false;
+    };
+    let of = |message: &Stored| {
+        message
+            .record
+            .as_ref()
+            .and_then(|record| record.get(&key).copied())
+    };
+    let mut is_by_host = false;
+    let mut at = before(stored, second);
+    while let Some(message) = at {
+        if message.sequence <= first.sequence {
+            return is_by_host;
+        }
+        at = before(stored, message);
+        if at.is_some_and(|earlier| of(earlier) != of(message)) {
+            is_by_host = message.calls.is_empty();
         }
     }
-    false
+    true
 }
 
 /// The message before on the same subject, where it was heard.

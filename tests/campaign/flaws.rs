@@ -83,7 +83,7 @@ fn sound() -> Vec<(&'static str, History)> {
             "undone and applied again",
             of_records(vec![
                 edit(3, 0, 0, &[(0, 1)]),
-                by_host(4, 3, 3, &[]),
+                by_host(4, 3, 0, &[]),
                 edit(5, 4, 0, &[(0, 1)]),
             ]),
         ),
@@ -191,7 +191,11 @@ fn flawed_records() -> Vec<(&'static str, History)> {
         ),
         (
             "applied twice without an undoing",
-            of_records(vec![edit(4, 0, 0, &[(0, 1)]), edit(5, 4, 0, &[(0, 1)])]),
+            of_records(vec![
+                edit(3, 0, 0, &[(0, 1)]),
+                by_host(4, 3, 0, &[(0, 1)]),
+                edit(5, 4, 0, &[(0, 1)]),
+            ]),
         ),
         (
             "another value in the end",

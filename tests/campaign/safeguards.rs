@@ -68,7 +68,8 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
             seconds: options.seconds,
             topologies,
             layouts: &[layout],
-            has_hosts: Some(safeguard == Safeguard::Settle),
+            // Hosts overwrite the record of calls.
+            has_hosts: Some(matches!(safeguard, Safeguard::Settle | Safeguard::GaplessWitness)),
             faults,
         };
         let mut noticed = None;

@@ -232,8 +232,8 @@ impl Workload {
             let retry_age = may_be_applied.then(|| first.elapsed());
             let deadline = Duration::from_millis(rng.u64(300..3_000));
             // Some callers hang up on a call that may be under way.
-            let patience = match rng.u8(..40) {
-                0 => Duration::from_millis(rng.u64(..4)),
+            let patience = match rng.u8(..20) {
+                0 => Duration::from_millis(rng.u64(..16)),
                 _ => deadline + Duration::from_millis(100),
             };
             let attempt = self.attempt(self.some_gateway(rng), &write, retry_age, deadline);
@@ -255,9 +255,11 @@ impl Workload {
                     Outcome::NotApplied
                 };
             }
-            // Some come back only when others have overwritten the entry many times, and servers were restarted.
+            // Some come back only when others have overwritten the entry many times, and servers were restarted; some at
+            // once, while the first attempt is still under way.
             let pause = match rng.u8(..6) {
                 0 => rng.u64(1_000..6_000),
+                1 => rng.u64(..10),
                 _ => rng.u64(10..600),
             };
             sleep(Duration::from_millis(pause)).await;

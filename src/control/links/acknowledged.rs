@@ -95,7 +95,7 @@ impl Acknowledged {
             let view = contents.view(&record, remembered.call);
             let is_undone = view.position.epoch == remembered.revision.epoch
                 && tag == remembered.before
-                && !view.past.is_overtaken(remembered.call);
+                && !contents.is_overtaken(id, remembered.call, remembered.revision.sequence);
             if is_undone {
                 undone.push(UndoneEdit {
                     key: EntryKey::InterfaceLink(id.clone()),

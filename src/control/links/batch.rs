@@ -256,6 +256,15 @@ impl Driver {
                 .iter()
                 .map(|edit| contents.witnessed(edit.stamp().id))
                 .collect(),
+            overtaken: edits
+                .iter()
+                .map(|edit| match (&*edit.mutation.key, edit.undone) {
+                    (EntryKey::InterfaceLink(id), Some(sequence)) => {
+                        contents.is_overtaken(id, edit.stamp().id, sequence)
+                    }
+                    (_, _) => false,
+                })
+                .collect(),
         })
     }
 

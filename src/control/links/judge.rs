@@ -38,6 +38,8 @@ pub(super) struct Look {
     pub(super) view: View,
     /// Where the calls were applied, as far as this mirror has seen it.
     pub(super) witnessed: Vec<Option<Applied>>,
+    /// Which of the edits that were undone have been overtaken by now.
+    pub(super) overtaken: Vec<bool>,
 }
 
 /// A record as the edits before leave it.
@@ -192,7 +194,7 @@ impl Driver {
     pub(super) fn judge(&self, edits: &[Edit], look: &Look, fresh: Option<i64>) -> Judged {
         let mut draft = Draft::of(&look.view);
         let mut verdicts = Vec::with_capacity(edits.len());
-        for (edit, witnessed) in edits.iter().zip(&look.witnessed) {
+        for (place, edit) in edits.iter().enumerate() {
             let verdict = match draft.as_mut() {
                 // Whatever is in it would be lost.
                 None if fresh.is_none() => Verdict::Refresh,
@@ -202,7 +204,7 @@ impl Driver {
                         self.source
                     ),
                 }),
-                Some(draft) => self.judge_one(edit, draft, look, *witnessed, fresh),
+                Some(draft) => self.judge_one(edit, draft, look, place, fresh),
             };
             if matches!(verdict, Verdict::Refresh) {
                 return Judged {
@@ -228,10 +230,11 @@ impl Driver {
         edit: &Edit,
         draft: &Draft,
         look: &Look,
-        witnessed: Option<Applied>,
+        place: usize,
         fresh: Option<i64>,
     ) -> Verdict {
         let mutation = &*edit.mutation;
+        let witnessed = look.witnessed.get(place).copied().flatten();
         let Some(resolved) = resolve(mutation, &draft.record) else {
             return Verdict::Refuse(no_message(&mutation.key));
         };
@@ -241,7 +244,7 @@ impl Driver {
         let standing = view.standing();
         let replaced = standing.as_ref().map(|standing| Arc::clone(&standing.entry));
         let before = standing.as_ref().map(|standing| standing.etag);
-        if edit.is_undone {
+        if edit.undone.is_some() {
             let written = |superseded| Written {
                 key: Arc::clone(&key),
                 outcome: Outcome::Applied,
@@ -251,7 +254,7 @@ impl Driver {
                 before,
                 would_stand: None,
             };
-            if look.view.past.is_overtaken(edit.stamp().id) {
+            if look.overtaken.get(place) == Some(&true) {
                 return Verdict::Answer(written(true));
             }
             if is_as_desired(&mutation.desired, replaced.as_deref()) {
