@@ -39,7 +39,10 @@ use super::{
 use crate::{
     domain::{Entry, EntryKey},
     safeguard::Safeguard,
-    store::{evidence::Stamp, mirror::Winner},
+    store::{
+        evidence::Stamp,
+        mirror::{After, Winner},
+    },
 };
 
 /// For how long after NATS was away no record is written where hosts watch: one that has not made its watch anew yet can
@@ -136,7 +139,7 @@ impl Lattice {
                             return Ok(written);
                         }
                         // The next answer says so.
-                        Settled::Undone => continue,
+                        Settled::Undone | Settled::Superseded => continue,
                         Settled::TooLate => return Err(outcome_unknown(&mutation)),
                     }
                 }
@@ -155,6 +158,7 @@ impl Lattice {
                     undone = Some(sequence);
                     continue;
                 }
+                Settled::Superseded => return Err(ControlError::OutcomeSuperseded),
                 Settled::TooLate => return Err(outcome_unknown(&mutation)),
             };
             if !written.superseded {
@@ -265,22 +269,23 @@ impl Lattice {
         let looked = self.look(|contents| {
             (
                 contents.position(),
-                contents.is_overtaken(id, call, written.revision.sequence),
+                contents.after(id, call, written.revision.sequence),
                 contents.interface_link(id),
             )
         });
         match looked {
             // A stream that began anew has lost it with everything else.
             Ok((at, ..)) if at.epoch != written.revision.epoch => Settled::Stands(written),
-            Ok((_, true, now)) => Settled::Stands(Written {
+            Ok((_, After::Call, now)) => Settled::Stands(Written {
                 superseded: true,
                 winner: now.map(Winner::from),
                 ..written
             }),
-            Ok((_, false, now)) if is_as_desired(&mutation.desired, now.as_ref().map(|now| &*now.entry)) => {
+            Ok((_, _, now)) if is_as_desired(&mutation.desired, now.as_ref().map(|now| &*now.entry)) => {
                 Settled::Stands(written)
             }
-            Ok((_, false, _)) => Settled::Undone,
+            Ok((_, After::NoCall, _)) => Settled::Undone,
+            Ok((_, After::Unknown, _)) => Settled::Superseded,
             Err(_) => Settled::TooLate,
         }
     }
@@ -301,8 +306,8 @@ impl Lattice {
             return;
         };
         let call = mutation.intent.stamp.id;
-        let is_overtaken = self.look(|contents| contents.is_overtaken(id, call, written.revision.sequence));
-        if is_overtaken == Ok(false) {
+        let after = self.look(|contents| contents.after(id, call, written.revision.sequence));
+        if after.is_ok_and(|after| after != After::Call) {
             effects::announce(self, mutation, written, replaced, deadline).await;
         }
     }
@@ -334,7 +339,10 @@ impl Lattice {
 
 enum Settled {
     Stands(Written),
+    /// By a host, and by nobody else.
     Undone,
+    /// By a host or by another call, and nobody can tell which: it must not be applied over that.
+    Superseded,
     TooLate,
 }
 

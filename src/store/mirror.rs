@@ -171,6 +171,17 @@ pub enum Squatter {
     Entry(Arc<EntryKey>),
 }
 
+/// What came after a call on an entry of a shared record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// No call of any gateway. What else changed the entry was a host.
+    NoCall,
+    /// Another call.
+    Call,
+    /// Nobody can tell: a host overwrote the record, and this mirror has not followed the stream since.
+    Unknown,
+}
+
 /// The message that wins the fold of an entry.
 #[derive(Clone, Debug)]
 pub struct Winner {
@@ -640,12 +651,18 @@ impl Contents {
         self.witness.find(id)
     }
 
-    /// Whether a call on a link, applied at a sequence, was followed by another one on it: by the record or, where a host
-    /// overwrote that, by what this mirror has seen.
-    pub fn is_overtaken(&self, id: &InterfaceLinkId, call: [u8; 8], sequence: u64) -> bool {
+    /// What came after a call on a link that was applied at a sequence: by the record or, where a host overwrote that, by
+    /// what this mirror has seen.
+    pub fn after(&self, id: &InterfaceLinkId, call: [u8; 8], sequence: u64) -> After {
         let slot = self.entries.get(&EntryKey::Component(id.source_id.clone()));
         let is_on_record = slot.is_some_and(|slot| slot.past().is_overtaken(call));
-        is_on_record || self.witness.has_later(id.short_hash(), sequence)
+        if is_on_record || self.witness.has_later(id.short_hash(), sequence) {
+            return After::Call;
+        }
+        match self.witness.is_gapless_from(sequence, self.position) {
+            true => After::NoCall,
+            false => After::Unknown,
+        }
     }
 
     /// Looks at what wins the fold of one entry.

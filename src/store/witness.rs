@@ -99,6 +99,12 @@ impl Witness {
             .any(|applied| applied.stamp.entry == entry)
     }
 
+    /// Whether every message was seen from a sequence up to another one.
+    pub fn is_gapless_from(&self, sequence: u64, up_to: u64) -> bool {
+        let reaches_back = self.run.is_some_and(|run| run.first_sequence <= sequence);
+        reaches_back && self.position >= up_to
+    }
+
     /// Finds a call by its id.
     pub fn find(&self, id: [u8; 8]) -> Option<Applied> {
         self.calls.get(&id).copied()

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     control::{decide::Mutation, mutate::Written},
     domain::{EntryKey, InterfaceLinkId, Revision, revision::Tag},
-    store::mirror::Contents,
+    store::mirror::{After, Contents},
 };
 
 /// Acknowledged edits that are remembered, at most, and for how long.
@@ -95,7 +95,7 @@ impl Acknowledged {
             let view = contents.view(&record, remembered.call);
             let is_undone = view.position.epoch == remembered.revision.epoch
                 && tag == remembered.before
-                && !contents.is_overtaken(id, remembered.call, remembered.revision.sequence);
+                && contents.after(id, remembered.call, remembered.revision.sequence) == After::NoCall;
             if is_undone {
                 undone.push(UndoneEdit {
                     key: EntryKey::InterfaceLink(id.clone()),

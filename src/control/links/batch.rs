@@ -21,7 +21,7 @@ use crate::{
     store::{
         evidence::{Evidence, Stamp},
         layout::component,
-        mirror::{self, State, Winner},
+        mirror::{self, After, State, Winner},
         publish::{self, Outgoing, Published, Refused},
     },
 };
@@ -256,13 +256,13 @@ impl Driver {
                 .iter()
                 .map(|edit| contents.witnessed(edit.stamp().id))
                 .collect(),
-            overtaken: edits
+            after: edits
                 .iter()
                 .map(|edit| match (&*edit.mutation.key, edit.undone) {
                     (EntryKey::InterfaceLink(id), Some(sequence)) => {
-                        contents.is_overtaken(id, edit.stamp().id, sequence)
+                        contents.after(id, edit.stamp().id, sequence)
                     }
-                    (_, _) => false,
+                    (_, _) => After::NoCall,
                 })
                 .collect(),
         })

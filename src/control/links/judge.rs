@@ -14,7 +14,7 @@ use crate::{
     store::{
         evidence::{Applied, Stamp},
         layout::component,
-        mirror::{self, Squatter, State, View, Winner},
+        mirror::{self, After, Squatter, State, View, Winner},
     },
 };
 
@@ -38,8 +38,8 @@ pub(super) struct Look {
     pub(super) view: View,
     /// Where the calls were applied, as far as this mirror has seen it.
     pub(super) witnessed: Vec<Option<Applied>>,
-    /// Which of the edits that were undone have been overtaken by now.
-    pub(super) overtaken: Vec<bool>,
+    /// What came after the edits that were undone.
+    pub(super) after: Vec<After>,
 }
 
 /// A record as the edits before leave it.
@@ -254,12 +254,16 @@ impl Driver {
                 before,
                 would_stand: None,
             };
-            if look.overtaken.get(place) == Some(&true) {
+            let after = look.after.get(place).copied().unwrap_or(After::Unknown);
+            if after == After::Call {
                 return Verdict::Answer(written(true));
             }
             if is_as_desired(&mutation.desired, replaced.as_deref()) {
                 let written = written(false);
                 return Verdict::Stored(Stored { written, replaced });
+            }
+            if after == After::Unknown {
+                return Verdict::Refuse(ControlError::OutcomeSuperseded);
             }
             return Verdict::Include {
                 key,

@@ -153,10 +153,14 @@ impl Picture {
         self.state.get(key).map(|shown| &shown.fields)
     }
 
-    /// Whether a link may name a config. Of a secret reference hosts ask but whether it is there; the gateway, stricter on
-    /// purpose, wants it readable too.
+    /// Whether hosts take a link that names it: of secret references they look only whether they are there.
     fn has_config(&self, name: &str) -> bool {
-        self.state.contains_key(&Key::Config(name.to_owned()))
+        let is_there = || {
+            self.configs
+                .iter()
+                .any(|message| message.key == name && message.operation == Operation::Put)
+        };
+        self.state.contains_key(&Key::Config(name.to_owned())) || (name.starts_with("SECRET") && is_there())
     }
 
     /// Whether a link that is shown names a config.
