@@ -323,27 +323,38 @@ impl Lattice {
             return Settled::Stands(written);
         };
         let call = mutation.intent.stamp.id;
+        let sequence = written.revision.sequence;
         let looked = self.look(|contents| {
+            let now = contents.interface_link(id);
+            // A host brings back what stood before. Whatever else stands was put by somebody who came after, where that
+            // may have gone unseen.
+            let is_as_before = now.as_ref().map(|now| now.etag.tag) == written.before.map(|etag| etag.tag);
+            let may_be_replaced = !is_as_before && !contents.has_seen_all_since(sequence);
             (
                 contents.position(),
-                contents.is_overtaken(id, call, written.revision.sequence),
-                contents.interface_link(id),
+                contents.is_overtaken(id, call, sequence),
+                may_be_replaced,
+                now,
             )
         });
-        match looked {
+        let Ok((at, is_overtaken, may_be_replaced, now)) = looked else {
+            return Settled::TooLate;
+        };
+        if at.epoch != written.revision.epoch {
             // A stream that began anew has lost it with everything else.
-            Ok((at, ..)) if at.epoch != written.revision.epoch => Settled::Stands(written),
-            Ok((_, true, now)) => Settled::Stands(Written {
-                superseded: true,
-                winner: now.map(Winner::from),
-                ..written
-            }),
-            Ok((_, false, now)) if is_as_desired(&mutation.desired, now.as_ref().map(|now| &*now.entry)) => {
-                Settled::Stands(written)
-            }
-            Ok((_, false, _)) => Settled::Undone,
-            Err(_) => Settled::TooLate,
+            return Settled::Stands(written);
         }
+        if !is_overtaken && is_as_desired(&mutation.desired, now.as_ref().map(|now| &*now.entry)) {
+            return Settled::Stands(written);
+        }
+        if !is_overtaken && !may_be_replaced {
+            return Settled::Undone;
+        }
+        Settled::Stands(Written {
+            superseded: true,
+            winner: now.map(Winner::from),
+            ..written
+        })
     }
 
     /// Tells others of an edit, in the order of the edits of its link.

@@ -640,6 +640,11 @@ impl Contents {
         self.witness.find(id)
     }
 
+    /// Whether everything was seen that the stream took since a sequence.
+    pub fn has_seen_all_since(&self, sequence: u64) -> bool {
+        self.witness.is_gapless(sequence, self.position)
+    }
+
     /// Whether a call on a link, applied at a sequence, was followed by another one on it: by the record or, where a host
     /// overwrote that, by what this mirror has seen.
     pub fn is_overtaken(&self, id: &InterfaceLinkId, call: [u8; 8], sequence: u64) -> bool {

@@ -91,6 +91,11 @@ impl Witness {
         *self = joined;
     }
 
+    /// Whether no sequence behind this one is missing, up to another one.
+    pub fn is_gapless(&self, sequence: u64, up_to: u64) -> bool {
+        self.position >= up_to && self.run.is_some_and(|run| run.first_sequence <= sequence)
+    }
+
     /// Whether a call for an entry of a shared record was applied behind a sequence.
     pub fn has_later(&self, entry: [u8; 8], sequence: u64) -> bool {
         let newest_first = self.order.iter().rev().filter_map(|id| self.calls.get(id));
