@@ -120,7 +120,7 @@ fn stored_once(history: &History) -> Vec<Violation> {
         .collect()
 }
 
-/// Whether, between two messages with a call, it was a host that changed its link first, or something that was not heard.
+/// Whether, between two messages with a call, a host changed its link, or something was not heard.
 fn may_be_undone(history: &History, stored: &[&Stored], id: &str, first: &Stored, second: &Stored) -> bool {
     let call = second.calls.iter().find(|call| call.id == id);
     let is_of_call = |hash: &Option<String>| call.is_some_and(|call| hash.as_ref() == Some(&call.entry));
@@ -141,7 +141,7 @@ fn may_be_undone(history: &History, stored: &[&Stored], id: &str, first: &Stored
         }
         at = before(stored, message);
         if at.is_some_and(|earlier| of(earlier) != of(message)) {
-            is_by_host = message.calls.is_empty();
+            is_by_host |= message.calls.is_empty();
         }
     }
     true
@@ -283,6 +283,10 @@ fn fate(
     // The clocks of two servers, and of a message on its way, are not the gateway's.
     const MARGIN: Duration = Duration::from_millis(2);
     let heard = op.began..op.ended + HEARD_WITHIN;
+    if history.is_lost_between(heard.start, heard.end) {
+        // With a stream went what stood in it, and sequences began anew.
+        return None;
+    }
     let place = stored.iter().position(|message| {
         let is_of_link = message.calls.iter().any(|call| call.entry == hash);
         is_of_link && message.sequence == sequence && heard.contains(&message.heard)
