@@ -7,7 +7,7 @@
 //! record.
 //!
 //! Beside hosts an edit is acknowledged only after it has stood for the lattice's `settle` time. What a host undoes before
-//! that is applied again inside the same call; what it undoes later is noted ([`Acknowledged`]) and left as it is.
+//! that is applied again inside the same call; what it undoes later is noted (`acknowledged`) and left as it is.
 
 mod acknowledged;
 mod batch;

@@ -296,6 +296,13 @@ impl Driver {
         let mut refused_ids = 0;
         let mut first_sent = None;
         loop {
+            // NATS may have been away since the edits came.
+            if let Err(error) = lattice.calm(deadline).await {
+                return match first_sent {
+                    None => Frozen::Refused(error),
+                    Some(_) => Frozen::Unknown,
+                };
+            }
             let sent = Instant::now();
             let outgoing = Outgoing {
                 stream: &lattice.stream,
