@@ -151,6 +151,17 @@ fn tell(edit: Edit, verdict: Verdict) {
     }
 }
 
+/// What the message of a batch carries of its calls, and of those before.
+fn evidence_of(look: &Look, batch: &[Included], last: &Included) -> Evidence {
+    let stamps = batch.iter().map(|included| included.stamp);
+    Evidence {
+        own: last.stamp,
+        others: stamps.take(batch.len() - 1).collect(),
+        past: look.view.past.clone().with_room_for(batch.len()),
+        began: look.view.winner.is_none() && look.view.home_sequence == 0,
+    }
+}
+
 /// `lg1-` and a hash of the calls in it and of what it replaces: a batch that is judged again is another one.
 fn batch_id(evidence: &Evidence, expected_sequence: u64, refused_ids: u32) -> String {
     let mut hash = LengthPrefixed::default();
@@ -286,13 +297,7 @@ impl Driver {
             return Frozen::Refused(no_message(record));
         };
         let expected_sequence = look.view.home_sequence;
-        let stamps = batch.iter().map(|included| included.stamp);
-        let evidence = Evidence {
-            own: last.stamp,
-            others: stamps.take(batch.len() - 1).collect(),
-            past: look.view.past.clone().with_room_for(batch.len()),
-            began: look.view.winner.is_none() && expected_sequence == 0,
-        };
+        let evidence = evidence_of(look, batch, last);
         let mut refused_ids = 0;
         let mut first_sent = None;
         loop {
