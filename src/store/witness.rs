@@ -185,6 +185,23 @@ mod tests {
     }
 
     #[test]
+    fn what_came_later_is_told_by_entry_and_only_without_a_gap() {
+        let mut witness = Witness::default();
+        let of = |name: u8, entry: u8| Stamp {
+            entry: [entry; 8],
+            ..call(name)
+        };
+        witness.see(5, at(5), [of(1, 1), of(2, 2)]);
+        witness.see(6, at(6), [of(3, 1)]);
+        assert!(witness.has_later([1; 8], 5));
+        assert!(!witness.has_later([2; 8], 5) && !witness.has_later([1; 8], 6));
+        assert!(witness.is_gapless_from(5, 6));
+        assert!(!witness.is_gapless_from(5, 7), "7 was not seen");
+        witness.see(8, at(8), [of(4, 2)]);
+        assert!(!witness.is_gapless_from(5, 8) && witness.is_gapless_from(8, 8));
+    }
+
+    #[test]
     fn made_ids_are_not_kept_and_what_is_forgotten_ends_the_run() {
         let mut witness = Witness::default();
         let count = u64::try_from(CALLS_MAX).unwrap();

@@ -88,7 +88,7 @@ impl Nats {
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         let mut nodes = ports.map(|port| {
             let cluster =
-                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}], no_advertise: true }}");
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}], no_advertise: true, pool_size: -1 }}");
             Self::new(Some(""), &format!("server_name: node-{port}\n{cluster}\n{extra}"))
         });
         // At once: a server that finds no peer to elect with waits for seconds before it looks again.
@@ -309,7 +309,12 @@ impl Nats {
             const TEMPORARILY_UNAVAILABLE: u64 = 10008;
             let answer = self.api(&call, config.clone()).await;
             let code = &answer["error"]["err_code"];
-            (*code != NO_SUITABLE_PEERS && *code != TEMPORARILY_UNAVAILABLE).then_some(answer)
+            if *code != NO_SUITABLE_PEERS && *code != TEMPORARILY_UNAVAILABLE {
+                return Some(answer);
+            }
+            // Between two looks, and long enough for the servers to have told each other more.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
         })
         .await;
         assert_eq!(answer["error"], Value::Null, "{answer}");
