@@ -1,5 +1,7 @@
 //! Link definitions: an actor may call a provider, under a contract and a name, with these values.
 
+use serde::{Serialize, Serializer};
+
 use super::{
     identifier::{self, bounded},
     invalid::{Invalid, Violations},
@@ -54,6 +56,13 @@ impl Values {
     /// In the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+}
+
+/// As an object of texts.
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 

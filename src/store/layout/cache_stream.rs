@@ -18,7 +18,7 @@
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Decoded, members::Members};
@@ -170,7 +170,7 @@ struct LinkBody<'a> {
     id: &'a str,
     link_name: &'a str,
     provider_id: &'a str,
-    values: JsonValues<'a>,
+    values: &'a Values,
 }
 
 #[derive(Serialize)]
@@ -179,8 +179,9 @@ struct ReferenceBody<'a> {
     public_key: &'a str,
 }
 
-/// Without values it is a tombstone.
+/// Without values it is a tombstone, whose values are an empty object.
 fn link_body(id: &LinkId, provider_id: &str, values: Option<&Values>) -> Option<Vec<u8>> {
+    let nothing = Values::default();
     to_json(&LinkBody {
         actor_id: &id.actor_id,
         contract_id: &id.contract_id,
@@ -188,17 +189,8 @@ fn link_body(id: &LinkId, provider_id: &str, values: Option<&Values>) -> Option<
         id: &link_token(id),
         link_name: &id.link_name,
         provider_id,
-        values: JsonValues(values),
+        values: values.unwrap_or(&nothing),
     })
-}
-
-/// The object of a link's values; of a tombstone, an empty one.
-struct JsonValues<'a>(Option<&'a Values>);
-
-impl Serialize for JsonValues<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().flat_map(|values| values.iter()))
-    }
 }
 
 /// Texts, maps of texts and booleans always serialize.

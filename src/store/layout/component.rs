@@ -24,7 +24,7 @@ use super::{
 };
 use crate::domain::{
     Claims, ComponentRecord, Entry, EntryKey, InterfaceLink, InterfaceLinkId, NamedConfig,
-    component::StoredLink, json, link_definition::Values,
+    component::StoredLink, json,
 };
 
 /// The entry's key in the bucket of the data.
@@ -168,16 +168,12 @@ fn claims_body(public_key: &str, claims: &Claims) -> serde_json::Result<Vec<u8>>
     })
 }
 
-#[derive(Serialize)]
-#[serde(transparent)]
-struct ConfigBody<'a>(#[serde(serialize_with = "super::kv::as_map")] &'a Values);
-
 /// Writes the body of a config.
 pub(super) fn config_body(key: &EntryKey, entry: &Entry) -> Option<Bytes> {
     let (EntryKey::Config(_), Entry::Config(config)) = (key, entry) else {
         return None;
     };
-    let body = serde_json::to_vec(&ConfigBody(&config.values));
+    let body = serde_json::to_vec(&config.values);
     body.ok().map(Bytes::from)
 }
 

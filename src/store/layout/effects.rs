@@ -6,7 +6,7 @@
 //! `refmaps/manager.ex`, `cloud_event.ex`.
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::cache_stream::link_token;
 use crate::domain::{LatticeName, LinkDefinition, LinkId, OciReference, link_definition::Values};
@@ -175,7 +175,6 @@ struct LinkData<'a> {
     id: String,
     link_name: &'a str,
     provider_id: &'a str,
-    #[serde(serialize_with = "as_map")]
     values: &'a Values,
 }
 
@@ -190,10 +189,6 @@ impl<'a> LinkData<'a> {
             values: &link.values,
         }
     }
-}
-
-fn as_map<S: Serializer>(values: &Values, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(values.iter())
 }
 
 #[cfg(test)]

@@ -101,12 +101,7 @@ struct LinkBody<'a> {
     id: &'a str,
     link_name: &'a str,
     provider_id: &'a str,
-    #[serde(serialize_with = "as_map")]
     values: &'a Values,
-}
-
-pub(super) fn as_map<S: serde::Serializer>(values: &Values, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(values.iter())
 }
 
 /// Writes the body of an entry that stands.
