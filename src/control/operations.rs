@@ -753,7 +753,7 @@ fn describe_open(lattice: &Lattice) -> Result<Description, ControlError> {
     let settle = (layout == Layout::Component).then_some(lattice.settings.settle);
     let undone_edits = lattice.undone_edits();
     lattice.look(|contents| {
-        let misfiled = contents.misfiled_links().map(|(source, sequence, _)| Malformed {
+        let misfiled = contents.misfiled_links().map(|(source, sequence)| Malformed {
             tokens: format!("{}{source}", kv::COMPONENTS).into(),
             sequence,
             reason: "links in the record are of another source, and hosts never find them by it",

@@ -212,22 +212,30 @@ impl JetStream {
 
     /// Names all streams.
     pub async fn stream_names(&self) -> Result<Vec<String>, ApiError> {
+        self.pages("STREAM.NAMES").await
+    }
+
+    /// Describes the consumers of a stream.
+    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
+        self.pages(&format!("CONSUMER.LIST.{stream}")).await
+    }
+
+    /// Everything that a call lists, page by page.
+    async fn pages<T: DeserializeOwned>(&self, call: &str) -> Result<Vec<T>, ApiError> {
         #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            streams: Option<Vec<String>>,
+        struct Page<T> {
+            #[serde(alias = "streams", alias = "consumers")]
+            listed: Option<Vec<T>>,
             total: usize,
         }
-        let mut names = Vec::new();
+        let mut all = Vec::new();
         loop {
-            let page: Page = self
-                .call("STREAM.NAMES", Some(json!({"offset": names.len()})))
-                .await?;
-            let streams = page.streams.unwrap_or_default();
-            let is_last = streams.is_empty();
-            names.extend(streams);
-            if is_last || names.len() >= page.total {
-                return Ok(names);
+            let page: Page<T> = self.call(call, Some(json!({"offset": all.len()}))).await?;
+            let listed = page.listed.unwrap_or_default();
+            let is_last = listed.is_empty();
+            all.extend(listed);
+            if is_last || all.len() >= page.total {
+                return Ok(all);
             }
         }
     }
@@ -263,29 +271,6 @@ impl JetStream {
                 ..
             }) => Ok(None),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Describes the consumers of a stream.
-    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            consumers: Option<Vec<Value>>,
-            total: usize,
-        }
-        let mut consumers = Vec::new();
-        loop {
-            let request = json!({"offset": consumers.len()});
-            let page: Page = self
-                .call(&format!("CONSUMER.LIST.{stream}"), Some(request))
-                .await?;
-            let listed = page.consumers.unwrap_or_default();
-            let is_last = listed.is_empty();
-            consumers.extend(listed);
-            if is_last || consumers.len() >= page.total {
-                return Ok(consumers);
-            }
         }
     }
 

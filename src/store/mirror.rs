@@ -741,23 +741,16 @@ impl Contents {
         links
     }
 
-    /// Links that stand in a record of another source, where no host finds them by their own: which record, and how many.
-    pub fn misfiled_links(&self) -> impl Iterator<Item = (&str, u64, usize)> {
-        let start = EntryKey::first_of(Kind::Component);
-        self.entries
-            .range::<EntryKey, _>((Bound::Included(start), Bound::Unbounded))
-            .take_while(|(key, _)| key.kind() == Kind::Component)
-            .filter_map(|(key, slot)| {
-                let (EntryKey::Component(source), winner) = (&**key, slot.winner()?) else {
+    /// Records with links of another source, where no host finds them by their own: which, and where.
+    pub fn misfiled_links(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.standing(Kind::Component, None)
+            .filter_map(|(key, standing)| {
+                let (EntryKey::Component(source), record) = (key, as_record(&standing.entry)?) else {
                     return None;
                 };
-                let record = as_record(winner.state.entry().filter(|_| !winner.state.is_gone())?)?;
-                let misfiled = record
-                    .links
-                    .iter()
-                    .filter(|stored| stored.id.source_id != *source);
-                let count = misfiled.count();
-                (count > 0).then_some((&**source, winner.sequence, count))
+                let is_misfiled = |stored: &StoredLink| stored.id.source_id != *source;
+                let is_any = record.links.iter().any(is_misfiled);
+                is_any.then_some((&**source, standing.revision.sequence))
             })
     }
 
