@@ -199,27 +199,6 @@ pub enum Found {
     Ambiguous,
 }
 
-/// What a bucket tells of its era.
-#[derive(Clone, Copy, Debug)]
-struct ToldByBucket {
-    /// By what `ProvisionLattice` noted on it.
-    noted: Option<Layout>,
-    by_keys: Option<Layout>,
-}
-
-impl ToldByBucket {
-    /// Keys of 1.x hosts are written by those alone; keys of earlier ones may be left over.
-    fn layout(self, configured: Option<Layout>) -> Option<Layout> {
-        let wanted = configured.or(self.noted).or(self.by_keys)?;
-        let contradicts = match wanted {
-            Layout::CacheStream => true,
-            Layout::Kv => [self.noted, self.by_keys].contains(&Some(Layout::Component)),
-            Layout::Component => self.noted == Some(Layout::Kv),
-        };
-        (!contradicts).then_some(wanted)
-    }
-}
-
 /// What carries a lattice's name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Named {
@@ -378,8 +357,8 @@ impl Lattices {
             }
             (Some(_), None, Some(_)) | (Some(_), Some(_), None) => Found::Ambiguous,
             (_, Some(bucket), configured) => {
-                let told = self.told_by(name, &bucket).await.map_err(of_api)?;
-                match told.layout(configured) {
+                let layout = self.bucket_layout(name, &bucket, configured).await;
+                match layout.map_err(of_api)? {
                     Some(layout) => Found::At(layout, Box::new(bucket)),
                     None => Found::Ambiguous,
                 }
@@ -585,13 +564,28 @@ impl Lattices {
         }
     }
 
-    /// A bucket tells its era by what `ProvisionLattice` noted on it, else by its keys.
-    async fn told_by(&self, name: &LatticeName, info: &StreamInfo) -> Result<ToldByBucket, ApiError> {
+    /// A bucket tells its era by what is configured or what `ProvisionLattice` noted on it, else by its keys; `None` where it
+    /// does not tell, or tells two things. Keys of 1.x hosts are written by those alone; keys of earlier ones may be left
+    /// over.
+    async fn bucket_layout(
+        &self,
+        name: &LatticeName,
+        info: &StreamInfo,
+        configured: Option<Layout>,
+    ) -> Result<Option<Layout>, ApiError> {
         let noted = info
             .config
             .get("metadata")
             .and_then(|metadata| metadata.get(bucket::LAYOUT_METADATA)?.as_str())
             .and_then(Layout::parse);
+        let wanted = configured.or(noted);
+        match (wanted, noted) {
+            (Some(Layout::CacheStream), _)
+            | (Some(Layout::Kv), Some(Layout::Component))
+            | (Some(Layout::Component), Some(Layout::Kv)) => return Ok(None),
+            (Some(Layout::Component), _) => return Ok(wanted),
+            (Some(Layout::Kv) | None, _) => {}
+        }
         let listed = self
             .upstream(name)
             .api
@@ -602,14 +596,12 @@ impl Lattices {
             let prefix = format!("{}{key}", Part::Kv.subject_prefix(name));
             subjects.iter().any(|subject| subject.starts_with(&prefix))
         };
-        let by_keys = if has(kv::COMPONENTS) {
-            Some(Layout::Component)
-        } else if kv::OWN_KEYS.into_iter().any(has) {
-            Some(Layout::Kv)
-        } else {
-            None
-        };
-        Ok(ToldByBucket { noted, by_keys })
+        let is_next_era = has(kv::COMPONENTS);
+        Ok(match wanted {
+            Some(kv) => (!is_next_era).then_some(kv),
+            None if is_next_era => Some(Layout::Component),
+            None => kv::OWN_KEYS.into_iter().any(has).then_some(Layout::Kv),
+        })
     }
 }
 
