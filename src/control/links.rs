@@ -34,7 +34,7 @@ use super::{
     decide::{Desired, Mode, Mutation},
     effects,
     lattice::Lattice,
-    mutate::{Outcome, Written, no_message},
+    mutate::{Outcome, RETRY_PAUSE, Written, no_message},
 };
 use crate::{
     domain::{Entry, EntryKey},
@@ -48,8 +48,6 @@ use crate::{
 /// For how long after NATS was away no record is written where hosts watch: one that has not made its watch anew yet can
 /// go deaf for good by a message that comes before (measured on wasmCloud 1.9.2).
 const CALM: Duration = Duration::from_secs(3);
-
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The edits that wait, by source. A source is in here while somebody carries its edits out.
 #[derive(Debug, Default)]
@@ -298,6 +296,9 @@ impl Lattice {
         replaced: Option<&Entry>,
         deadline: Deadline,
     ) {
+        if !self.settings.effects {
+            return;
+        }
         let turn = self.queues.turn(&written.key);
         let Some(_turn) = deadline.bound(turn).await else {
             return;

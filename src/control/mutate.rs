@@ -47,7 +47,8 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
 /// So much later than its task does a call give up on it.
 const OWN_ANSWER_GRACE: Duration = Duration::from_millis(5);
 
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks at a leader that does not answer, or is not ready.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What became of a mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Edit, Edited, RETRY_PAUSE, Stored,
-    judge::{Draft, Judged, Look, Verdict},
+    Edit, Edited, Stored,
+    judge::{Draft, Judged, Look, Seen, Verdict},
     outcome_unknown,
 };
 use crate::{
@@ -15,13 +15,13 @@ use crate::{
         ControlError, Deadline,
         decide::Mutation,
         lattice::Lattice,
-        mutate::{Outcome, Written, no_message, nothing_written},
+        mutate::{Outcome, RETRY_PAUSE, Written, no_message, nothing_written},
     },
     domain::{Entry, EntryKey, Etag, InterfaceLink, hash::LengthPrefixed, revision::Tag},
     store::{
         evidence::{Evidence, Stamp},
         layout::component,
-        mirror::{self, After, State, Winner},
+        mirror::{self, After, State, View, Winner},
         publish::{self, Outgoing, Published, Refused},
     },
 };
@@ -261,21 +261,42 @@ impl Driver {
     }
 
     fn look(&self, record: &EntryKey, edits: &[Edit]) -> Result<Look, ControlError> {
-        self.lattice.look(|contents| Look {
-            view: contents.view(record, [0; 8]),
-            witnessed: edits
-                .iter()
-                .map(|edit| contents.witnessed(edit.stamp().id))
-                .collect(),
-            after: edits
-                .iter()
-                .map(|edit| match (&*edit.mutation.key, edit.undone) {
+        self.lattice.look(|contents| {
+            let seen = |edit: &Edit| Seen {
+                applied: contents.witnessed(edit.stamp().id),
+                after: match (&*edit.mutation.key, edit.undone) {
                     (EntryKey::InterfaceLink(id), Some(sequence)) => {
                         contents.after(id, edit.stamp().id, sequence)
                     }
                     (_, _) => After::NoCall,
-                })
-                .collect(),
+                },
+            };
+            Look {
+                view: contents.view(record, [0; 8]),
+                seen: edits.iter().map(seen).collect(),
+            }
+        })
+    }
+
+    /// The record as it is now, and where a batch that was published is stored: all of its calls at one place, since a
+    /// single one may be there by another gateway, to which it was sent too. An edit that is applied again is on record from
+    /// before.
+    fn look_for(
+        &self,
+        record: &EntryKey,
+        batch: &[Included],
+        expected_sequence: u64,
+    ) -> Result<(View, Option<u64>), ControlError> {
+        self.lattice.look(|contents| {
+            let now = contents.view(record, [0; 8]);
+            let place = |included: &Included| {
+                let id = included.stamp.id;
+                Some(now.past.find(id).or_else(|| contents.witnessed(id))?.sequence)
+            };
+            let first = batch.first().and_then(place);
+            let is_whole = batch.iter().all(|included| place(included) == first);
+            let stored_at = first.filter(|sequence| is_whole && *sequence > expected_sequence);
+            (now, stored_at)
         })
     }
 
@@ -349,22 +370,12 @@ impl Driver {
                     Err(_) => sleep(RETRY_PAUSE).await,
                 }
             };
-            let looked = lattice.look(|contents| {
-                let ids = batch.iter().map(|included| included.stamp.id);
-                let applied = ids.map(|id| Some(contents.view(record, id).applied?.sequence));
-                (contents.view(record, last.stamp.id), applied.collect::<Vec<_>>())
-            });
-            let (now, applied) = match looked {
+            let (now, stored_at) = match self.look_for(record, batch, expected_sequence) {
                 Ok(looked) => looked,
                 Err(error) if first_sent.is_none() => return Frozen::Refused(error),
                 Err(_) => return Frozen::Unknown,
             };
-            // All of them at one place: a single one may be there by another gateway, to which it was sent too. An edit
-            // that is applied again is on record from before.
-            if let Some(Some(sequence)) = applied.first().copied()
-                && sequence > expected_sequence
-                && applied.iter().all(|place| *place == Some(sequence))
-            {
+            if let Some(sequence) = stored_at {
                 return Frozen::Stored(sequence);
             }
             match (published, first_sent) {

@@ -36,10 +36,17 @@ pub(super) enum Verdict {
 /// A record as it is looked at for a batch.
 pub(super) struct Look {
     pub(super) view: View,
-    /// Where the calls were applied, as far as this mirror has seen it.
-    pub(super) witnessed: Vec<Option<Applied>>,
-    /// What came after the edits that were undone.
-    pub(super) after: Vec<After>,
+    /// What this mirror has seen of each edit.
+    pub(super) seen: Vec<Seen>,
+}
+
+/// What a mirror has seen of an edit.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// Where its call was applied.
+    pub(super) applied: Option<Applied>,
+    /// Of one that was undone: what came after.
+    pub(super) after: After,
 }
 
 /// A record as the edits before leave it.
@@ -194,7 +201,7 @@ impl Driver {
     pub(super) fn judge(&self, edits: &[Edit], look: &Look, fresh: Option<i64>) -> Judged {
         let mut draft = Draft::of(&look.view);
         let mut verdicts = Vec::with_capacity(edits.len());
-        for (place, edit) in edits.iter().enumerate() {
+        for (edit, seen) in edits.iter().zip(&look.seen) {
             let verdict = match draft.as_mut() {
                 // Whatever is in it would be lost.
                 None if fresh.is_none() => Verdict::Refresh,
@@ -204,7 +211,7 @@ impl Driver {
                         self.source
                     ),
                 }),
-                Some(draft) => self.judge_one(edit, draft, look, place, fresh),
+                Some(draft) => self.judge_one(edit, draft, look, *seen, fresh),
             };
             if matches!(verdict, Verdict::Refresh) {
                 return Judged {
@@ -225,21 +232,13 @@ impl Driver {
         }
     }
 
-    fn judge_one(
-        &self,
-        edit: &Edit,
-        draft: &Draft,
-        look: &Look,
-        place: usize,
-        fresh: Option<i64>,
-    ) -> Verdict {
+    fn judge_one(&self, edit: &Edit, draft: &Draft, look: &Look, seen: Seen, fresh: Option<i64>) -> Verdict {
         let mutation = &*edit.mutation;
-        let witnessed = look.witnessed.get(place).copied().flatten();
         let Some(resolved) = resolve(mutation, &draft.record) else {
             return Verdict::Refuse(no_message(&mutation.key));
         };
         let id = resolved.id;
-        let view = link_view(&look.view, &draft.record, &id, edit.stamp(), witnessed);
+        let view = link_view(&look.view, &draft.record, &id, edit.stamp(), seen.applied);
         let key = Arc::new(EntryKey::InterfaceLink(id.clone()));
         let standing = view.standing();
         let replaced = standing.as_ref().map(|standing| Arc::clone(&standing.entry));
@@ -254,15 +253,14 @@ impl Driver {
                 before,
                 would_stand: None,
             };
-            let after = look.after.get(place).copied().unwrap_or(After::Unknown);
-            if after == After::Call {
+            if seen.after == After::Call {
                 return Verdict::Answer(written(true));
             }
             if is_as_desired(&mutation.desired, replaced.as_deref()) {
                 let written = written(false);
                 return Verdict::Stored(Stored { written, replaced });
             }
-            if after == After::Unknown {
+            if seen.after == After::Unknown {
                 return Verdict::Refuse(ControlError::OutcomeSuperseded);
             }
             return Verdict::Include {
