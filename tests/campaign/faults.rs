@@ -181,6 +181,7 @@ async fn restart(world: &mut World, nodes: &[usize], pause: Duration) {
     for node in nodes {
         world.nodes[*node].down("KILL");
     }
+    // For so long they are away, which is what is tried.
     sleep(pause).await;
     // All of them before the first is waited for: one of a cluster answers once a majority is there.
     for node in nodes {
@@ -233,6 +234,7 @@ async fn fill(world: &World, pause: Duration) {
             && matches!(foreign_outcome(&answer.payload), Outcome::Wrote { .. })
         {}
     }
+    // For so long the storage is full, which is what is tried.
     sleep(pause).await;
     drop(node.api("STREAM.DELETE.FILLER", Value::Null).await);
 }

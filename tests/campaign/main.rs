@@ -26,6 +26,7 @@
     reason = "the harness serves other tests too"
 )]
 
+#[path = "../it/bucket_model.rs"]
 mod bucket_model;
 mod check;
 mod drills;

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bucket_model, check, entries,
+    bucket_model::{self, Operation},
+    check, entries,
     faults::Fault,
     history::{Call, History, OpId, Stored, hex},
     host_model,
@@ -176,6 +177,7 @@ async fn break_things(plan: &Plan<'_>, world: &mut World, load: &Workload, rng: 
     let over = Instant::now() + Duration::from_secs_f64(plan.seconds);
     let mut happened = Vec::new();
     while Instant::now() < over {
+        // The quiet, whose length is part of what is tried.
         sleep(Duration::from_millis(rng.u64(200..2_000))).await;
         let Some(fault) = rng.choice(&possible).copied() else {
             continue;
@@ -245,7 +247,14 @@ async fn hosts_hold(world: &World, load: &Workload) -> Vec<Option<OpId>> {
     for stream in world.layout.streams() {
         let call = format!("STREAM.MSG.GET.{stream}");
         let ask = async |request| world.nodes[0].api(&call, request).await;
-        bodies.extend(bucket_model::standing(ask).await);
+        let bucket = stream.strip_prefix("KV_").unwrap();
+        for entry in bucket_model::entries(bucket, ask).await {
+            let subject = format!("$KV.{bucket}.{}", entry.key);
+            match entry.operation {
+                Operation::Put => drop(bodies.insert(subject, entry.body)),
+                Operation::Delete | Operation::Purge => drop(bodies.remove(&subject)),
+            }
+        }
     }
     let said = |key: &entries::Key| key.said(bodies.get(&key.subject)?);
     load.keys.iter().map(said).collect()

@@ -180,6 +180,7 @@ impl Workload {
             let put = self.asked(key, Action::Put, Condition::None, None);
             self.carry_out(rng, put).await;
         }
+        // It is their age that matters.
         sleep(OLD_ENOUGH).await;
     }
 

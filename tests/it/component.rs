@@ -58,8 +58,9 @@ impl Stand {
         let data = Bucket::data(&nats, "default").await;
         let configs = Bucket::configs(&nats, "default").await;
         let noted = json!({"metadata": {"lattice-gateway.layout": "component"}});
-        data.create(&nats, noted.clone()).await;
-        configs.create(&nats, noted).await;
+        for bucket in ["LATTICEDATA", "CONFIGDATA"] {
+            nats.create_bucket(bucket, "default", noted.clone()).await;
+        }
         Self {
             nats,
             gateway,
@@ -885,7 +886,7 @@ async fn an_older_bucket_becomes_the_next_era_once_its_hosts_write_it() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev_with(&nats, Layout::Kv).await;
     let data = Bucket::data(&nats, "default").await;
-    data.create(&nats, json!({})).await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
     data.put("REFMAP_dQ", r#"{"oci_url":"u","public_key":"M"}"#).await;
     let described = async || {
         let get = GetLatticeRequest {
@@ -908,7 +909,8 @@ async fn an_older_bucket_becomes_the_next_era_once_its_hosts_write_it() {
         gateway,
         data,
     };
-    stand.configs.create(&stand.nats, json!({})).await;
+    let nats = &stand.nats;
+    nats.create_bucket("CONFIGDATA", "default", Value::Null).await;
     stand.put(link("s", "t", &["a"])).await.unwrap();
     assert_eq!(stand.listed().await.len(), 1);
 }

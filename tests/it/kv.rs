@@ -273,7 +273,7 @@ async fn a_migration_is_followed_and_what_it_changed_is_listed() {
         gateway.put(put_link(link(actor, PROVIDER, "v"))).await.unwrap();
     }
     let data = Bucket::data(&nats, "default").await;
-    data.create(&nats, json!({})).await;
+    nats.create_bucket("LATTICEDATA", "default", Value::Null).await;
     for (actor, value) in [(ACTOR, "v"), (&*others[0], "other")] {
         let hash = hash_of(actor);
         let body = json!({

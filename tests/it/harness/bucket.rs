@@ -27,22 +27,6 @@ impl Bucket {
         Self { name, client }
     }
 
-    /// Creates it as hosts do, with some members changed.
-    pub async fn create(&self, nats: &Nats, changes: Value) {
-        let mut config = json!({
-            "name": format!("KV_{}", self.name), "subjects": [self.subject(">")],
-            "retention": "limits", "max_consumers": -1, "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
-            "max_age": 0, "max_msg_size": -1, "storage": "file", "discard": "new", "num_replicas": 1,
-            "duplicate_window": 120_000_000_000_u64, "allow_direct": true, "mirror_direct": false,
-            "allow_rollup_hdrs": true, "deny_delete": true, "deny_purge": false, "sealed": false,
-        });
-        for (name, value) in changes.as_object().into_iter().flatten() {
-            config[name] = value.clone();
-        }
-        let answer = nats.api(&format!("STREAM.CREATE.KV_{}", self.name), config).await;
-        assert_eq!(answer["error"], Value::Null, "{answer}");
-    }
-
     fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
