@@ -88,7 +88,7 @@ impl Nats {
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         let mut nodes = ports.map(|port| {
             let cluster =
-                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}], no_advertise: true, pool_size: -1 }}");
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}], no_advertise: true }}");
             Self::new(Some(""), &format!("server_name: node-{port}\n{cluster}\n{extra}"))
         });
         // At once: a server that finds no peer to elect with waits for seconds before it looks again.
