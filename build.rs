@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pbjson_build::Builder::new()
         .btree_map(["."])
         .register_descriptors(&encoded)?
-        .build(&[".lattice.control.v1"])?;
+        .build(&[".lattice.control.v1", ".google.rpc"])?;
     Ok(())
 }
 

@@ -363,6 +363,8 @@ fn hint(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::LimitExceeded => "`latticectl info` shows the limits",
         ErrorReason::RequestIdReused => "give another --request-id, or none: then a new one is made",
         ErrorReason::PageTokenInvalid => "the lattice was made again meanwhile; run the command again",
+        ErrorReason::ResumeTokenInvalid => "watch without --resume-token, or as the watch that gave it",
+        ErrorReason::WatchLagged => "go on with --resume-token {resume_token}, and read faster",
         ErrorReason::LatticeNotGranted => "`latticectl lattice list` shows the lattices that you may see",
         ErrorReason::EntryExists => "leave --must-not-exist out to replace it",
         ErrorReason::EtagMismatch => "get the entry again, then decide",
@@ -444,6 +446,7 @@ fn exit_of_reason(reason: ErrorReason) -> Exit {
         | ErrorReason::BackendUnavailable
         | ErrorReason::ShuttingDown
         | ErrorReason::RateLimited
+        | ErrorReason::WatchLagged
         | ErrorReason::ReadTimedOut => Exit::Unavailable,
         ErrorReason::OutcomeUnknown => Exit::Unknown,
         ErrorReason::InvalidField
@@ -451,6 +454,7 @@ fn exit_of_reason(reason: ErrorReason) -> Exit {
         | ErrorReason::ClaimsInvalid
         | ErrorReason::RequestIdReused
         | ErrorReason::PageTokenInvalid
+        | ErrorReason::ResumeTokenInvalid
         | ErrorReason::LatticeNotGranted
         | ErrorReason::NotProvisioned
         | ErrorReason::StreamConfigDrift

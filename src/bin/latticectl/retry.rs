@@ -59,6 +59,7 @@ fn class_of_reason(reason: ErrorReason) -> Class {
         | ErrorReason::LimitExceeded
         | ErrorReason::ClaimsInvalid
         | ErrorReason::PageTokenInvalid
+        | ErrorReason::ResumeTokenInvalid
         | ErrorReason::LatticeNotGranted
         | ErrorReason::NotProvisioned
         | ErrorReason::StreamConfigDrift
@@ -77,6 +78,7 @@ fn class_of_reason(reason: ErrorReason) -> Class {
         | ErrorReason::BackendUnavailable
         | ErrorReason::ShuttingDown
         | ErrorReason::RateLimited
+        | ErrorReason::WatchLagged
         | ErrorReason::ReadTimedOut => Class::NotApplied,
         ErrorReason::OutcomeUnknown | ErrorReason::Unspecified => Class::Doubtful,
     }
