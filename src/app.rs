@@ -91,14 +91,6 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     }
     let lattices = lattices_config(&config, upstreams.clone(), &metrics);
     let lattices = Arc::new(Lattices::new(lattices, tasks.clone(), stop.clone()));
-    let gateway = Gateway {
-        control: Control::new(Arc::clone(&lattices), Clock),
-        policy: Arc::new(config.policy.clone()),
-        info: Arc::new(ServerInfo {
-            limits: limits(),
-            default_deadline: config.calls.default_deadline,
-        }),
-    };
     let audit = audit(&config, &metrics)?;
     let authenticator = Arc::new(Authenticator::new(
         Arc::clone(&config.callers),
@@ -114,6 +106,15 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         deadline_max: config.calls.deadline_max,
         draining: drain.clone(),
         metrics: metrics.clone(),
+    };
+    let gateway = Gateway {
+        control: Control::new(Arc::clone(&lattices), Clock),
+        policy: Arc::new(config.policy.clone()),
+        info: Arc::new(ServerInfo {
+            limits: limits(),
+            default_deadline: config.calls.default_deadline,
+        }),
+        admission: admission.clone(),
     };
     let health = HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());

@@ -72,6 +72,8 @@ pub struct Gateway {
     pub policy: Arc<Policy>,
     /// What `GetServerInfo` tells.
     pub info: Arc<ServerInfo>,
+    /// Who may come in, and stay.
+    pub admission: layers::Admission,
 }
 
 /// What `GetServerInfo` tells, of what does not change.

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::{
     access::Access,
     callers::Callers,
-    jwt::{JwtRefused, JwtVerifier},
-    peer::Peer,
+    jwt::{JwtRefused, JwtVerifier, VerifiedJwt},
+    peer::{Peer, PeerCertificate},
 };
 
 /// Knows callers by their credentials.
@@ -34,27 +34,27 @@ pub struct Authenticated {
     pub credential: Credential,
 }
 
-/// A credential that was shown, named without what it is: for records of who did what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A credential that was shown, without what is secret of it.
+#[derive(Clone, Debug)]
 pub enum Credential {
     /// None.
     None,
     /// A static token, by its SHA-256.
     Token([u8; 32]),
-    /// A JWT, by its SHA-256.
-    Jwt([u8; 32]),
-    /// A client certificate, by its SHA-256.
-    Certificate([u8; 32]),
+    /// A JWT, by its SHA-256, with what it says.
+    Jwt([u8; 32], Arc<VerifiedJwt>),
+    /// A client certificate.
+    Certificate(Arc<PeerCertificate>),
 }
 
 impl Credential {
-    /// The kind, and the first 16 hexadecimal digits of the hash: `token:1f2e…`.
+    /// For records of who did what: the kind, and the first 16 hexadecimal digits of the hash: `token:1f2e…`.
     pub fn shown(&self) -> String {
         let (kind, hash) = match self {
             Self::None => return "none".to_owned(),
             Self::Token(hash) => ("token", hash),
-            Self::Jwt(hash) => ("jwt", hash),
-            Self::Certificate(hash) => ("certificate", hash),
+            Self::Jwt(hash, _) => ("jwt", hash),
+            Self::Certificate(certificate) => ("certificate", &certificate.sha256),
         };
         let mut text = format!("{kind}:{}", HEXLOWER.encode(hash));
         text.truncate(kind.len() + 1 + 16);
@@ -127,13 +127,7 @@ impl Authenticator {
             }
             Unauthenticated::Invalid(refused.cause())
         })?;
-        match self.callers.load().by_jwt(&verified.issuer, &verified.claims) {
-            Some(access) => Ok(Authenticated {
-                access: Arc::clone(access),
-                credential: Credential::Jwt(sha256),
-            }),
-            None => Err(Unauthenticated::Invalid("no one caller fits the token")),
-        }
+        self.by_credential(Credential::Jwt(sha256, Arc::new(verified)), now_unix_seconds)
     }
 
     fn by_connection(
@@ -141,27 +135,45 @@ impl Authenticator {
         peer: Option<&Peer>,
         now_unix_seconds: i64,
     ) -> Result<Authenticated, Unauthenticated> {
+        let certificate = peer.and_then(|peer| peer.certificate.clone());
+        let credential = certificate.map_or(Credential::None, Credential::Certificate);
+        self.by_credential(credential, now_unix_seconds)
+    }
+
+    /// Finds out who calls now by a credential that was verified before: for what stays open while callers, grants and
+    /// time go on.
+    pub fn by_credential(
+        &self,
+        credential: Credential,
+        now_unix_seconds: i64,
+    ) -> Result<Authenticated, Unauthenticated> {
         let callers = self.callers.load();
-        let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) else {
-            let access = callers.anonymous().ok_or(Unauthenticated::Missing)?;
-            return Ok(Authenticated {
-                access: Arc::clone(access),
-                credential: Credential::None,
-            });
+        let access = match &credential {
+            Credential::None => callers.anonymous().ok_or(Unauthenticated::Missing),
+            Credential::Token(sha256) => {
+                let access = callers.by_token(sha256);
+                access.ok_or(Unauthenticated::Invalid("the token is no longer a caller's"))
+            }
+            Credential::Jwt(_, jwt) if jwt.ends_unix_seconds <= now_unix_seconds => {
+                Err(Unauthenticated::Invalid("the token has ended"))
+            }
+            Credential::Jwt(_, jwt) => {
+                let access = callers.by_jwt(&jwt.issuer, &jwt.claims);
+                access.ok_or(Unauthenticated::Invalid("no one caller fits the token"))
+            }
+            // It was verified when the connection began, which may be long ago.
+            Credential::Certificate(certificate) if certificate.not_after_unix_seconds < now_unix_seconds => {
+                Err(Unauthenticated::Invalid("the client certificate has ended"))
+            }
+            Credential::Certificate(certificate) => {
+                let access = callers.by_certificate(&certificate.names);
+                access.ok_or(Unauthenticated::Invalid(
+                    "no one caller has the certificate's names",
+                ))
+            }
         };
-        // It was verified when the connection began, which may be long ago.
-        if certificate.not_after_unix_seconds < now_unix_seconds {
-            return Err(Unauthenticated::Invalid("the client certificate has ended"));
-        }
-        match callers.by_certificate(&certificate.names) {
-            Some(access) => Ok(Authenticated {
-                access: Arc::clone(access),
-                credential: Credential::Certificate(certificate.sha256),
-            }),
-            None => Err(Unauthenticated::Invalid(
-                "no one caller has the certificate's names",
-            )),
-        }
+        let access = Arc::clone(access?);
+        Ok(Authenticated { access, credential })
     }
 }
 
@@ -200,8 +212,13 @@ mod tests {
     fn a_credential_is_shown_by_the_beginning_of_its_hash() {
         assert_eq!(Credential::None.shown(), "none");
         assert_eq!(Credential::Token([0xab; 32]).shown(), "token:abababababababab");
+        let certificate = PeerCertificate {
+            names: Vec::new(),
+            sha256: [1; 32],
+            not_after_unix_seconds: 0,
+        };
         assert_eq!(
-            Credential::Certificate([1; 32]).shown(),
+            Credential::Certificate(Arc::new(certificate)).shown(),
             "certificate:0101010101010101"
         );
     }

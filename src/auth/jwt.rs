@@ -123,8 +123,8 @@ pub struct VerifiedJwt {
     pub issuer: Arc<str>,
     /// All that the token says.
     pub claims: Map<String, Value>,
-    /// From when on it is no longer valid (`exp`, without leeway), in Unix seconds.
-    pub expires_unix_seconds: i64,
+    /// From when on it is no longer valid (`exp` and the issuer's leeway), in Unix seconds.
+    pub ends_unix_seconds: i64,
 }
 
 /// Does not show the claims.
@@ -132,7 +132,7 @@ impl fmt::Debug for VerifiedJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedJwt")
             .field("issuer", &self.issuer)
-            .field("expires_unix_seconds", &self.expires_unix_seconds)
+            .field("ends_unix_seconds", &self.ends_unix_seconds)
             .finish_non_exhaustive()
     }
 }
@@ -199,11 +199,11 @@ impl JwtVerifier {
         }
         issuer.keys.check_signature(&token, now).await?;
         token::check_audience(&token.claims, &issuer.audiences)?;
-        let expires_unix_seconds = token::check_times(&token.claims, now_unix_seconds, issuer.leeway)?;
+        let expires = token::check_times(&token.claims, now_unix_seconds, issuer.leeway)?;
         Ok(VerifiedJwt {
             issuer: Arc::clone(&issuer.name),
             claims: token.claims,
-            expires_unix_seconds,
+            ends_unix_seconds: expires.saturating_add_unsigned(issuer.leeway.as_secs()),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, as far as the connection itself tells.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 /// The other end of a connection; an extension, `Arc<Peer>`, of every request that comes by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub struct Peer {
     /// Where the connection comes from.
     pub address: SocketAddr,
     /// What the peer proved to have; none without TLS, and where certificates are ignored or optional.
-    pub certificate: Option<PeerCertificate>,
+    pub certificate: Option<Arc<PeerCertificate>>,
 }
 
 /// A client's certificate: its chain was verified and its key was used when the connection was made.

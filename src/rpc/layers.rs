@@ -158,14 +158,7 @@ impl Admission {
         call.authenticated = authenticated.await.map_err(|unauthenticated| {
             let address = peer.map(|peer| peer.address);
             debug!(call_id = call.id, ?address, ?unauthenticated, "no caller");
-            self.metrics.unauthenticated(unauthenticated);
-            match unauthenticated {
-                Unauthenticated::Missing => ControlError::CredentialsMissing,
-                Unauthenticated::Invalid(_) => ControlError::CredentialsInvalid,
-                Unauthenticated::Unavailable => {
-                    ControlError::unavailable("the keys of the token's issuer cannot be had")
-                }
-            }
+            self.refused(unauthenticated)
         })?;
         let Authenticated { access, credential } = &call.authenticated;
         call.trail.note(|record| {
@@ -180,6 +173,30 @@ impl Admission {
                 Refused::InFlight(max) => ControlError::CallerOverloaded { max },
             })?,
         ))
+    }
+
+    fn refused(&self, unauthenticated: Unauthenticated) -> ControlError {
+        self.metrics.unauthenticated(unauthenticated);
+        match unauthenticated {
+            Unauthenticated::Missing => ControlError::CredentialsMissing,
+            Unauthenticated::Invalid(_) => ControlError::CredentialsInvalid,
+            Unauthenticated::Unavailable => {
+                ControlError::unavailable("the keys of the token's issuer cannot be had")
+            }
+        }
+    }
+
+    /// Who makes a call that stays open, as of now; refused where its credentials have ended, or are no caller's any more.
+    pub(super) fn still(&self, call: &Call) -> Result<Arc<Access>, ControlError> {
+        let credential = call.authenticated.credential.clone();
+        let now = self.clock.unix_seconds();
+        match self.authenticator.by_credential(credential, now) {
+            Ok(authenticated) => Ok(authenticated.access),
+            Err(unauthenticated) => {
+                debug!(call_id = call.id, ?unauthenticated, "no longer a caller");
+                Err(self.refused(unauthenticated))
+            }
+        }
     }
 
     /// Holds a refusal back from a caller that asks too much. A client that asks again at once is slowed down by it; its

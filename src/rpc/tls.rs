@@ -180,7 +180,7 @@ impl Tls {
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Option<PeerCertificate>), HandshakeError> {
+    ) -> Result<(TlsStream<TcpStream>, Option<Arc<PeerCertificate>>), HandshakeError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.current.load().server));
         let accepted = timeout(self.handshake_timeout, acceptor.accept(stream).into_fallible());
         let stream = match accepted.await.map_err(|_elapsed| HandshakeError::Late)? {
@@ -200,7 +200,7 @@ impl Tls {
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.map(PeerCertificate::read).transpose();
         let certificate = certificate.map_err(HandshakeError::Certificate)?;
-        Ok((stream, certificate))
+        Ok((stream, certificate.map(Arc::new)))
     }
 }
 

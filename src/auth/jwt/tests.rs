@@ -201,7 +201,7 @@ fn a_good_token_of_every_algorithm_is_accepted_and_no_other_algorithm_with_its_k
         let verified = verify(&bound, &signer.good()).unwrap();
         assert_eq!(verified, verify(&free, &signer.good()).unwrap());
         assert_eq!(&*verified.issuer, "example");
-        assert_eq!(verified.expires_unix_seconds, NOW + 600);
+        assert_eq!(verified.ends_unix_seconds, NOW + 600 + 30);
         assert_eq!(Value::Object(verified.claims), good_claims());
 
         for other in Algorithm::ALL {
@@ -508,7 +508,7 @@ fn times_are_kept_give_or_take_the_leeway() {
         assert!(verify(&set, &signer.with_claims(&good)).is_ok(), "{good}");
     }
     let fraction = verify(&set, &signer.with_claims(&json!({"exp": 1_800_000_600.75})));
-    assert_eq!(fraction.unwrap().expires_unix_seconds, NOW + 600);
+    assert_eq!(fraction.unwrap().ends_unix_seconds, NOW + 600 + 30);
     for (bad, refused) in [
         (json!({"exp": NOW - 30}), JwtRefused::Expired),
         (json!({"exp": 1_799_999_970.9}), JwtRefused::Expired),
