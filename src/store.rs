@@ -4,6 +4,7 @@
 //! alone reads and writes the gateway's header; [`mirror`] alone folds messages into entries.
 
 pub mod api;
+pub mod changes;
 pub mod connection;
 pub mod drift;
 pub mod evidence;

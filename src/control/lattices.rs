@@ -520,7 +520,7 @@ impl Lattices {
             deliveries: upstream.deliveries.clone(),
             instance: Arc::clone(&self.config.instance),
         };
-        let (feed, feeding, inspecting) = Feed::start(feed_config, info, &self.stop);
+        let (feed, feeding, inspecting, telling) = Feed::start(feed_config, info, &self.stop);
         let lattice = Arc::new(Lattice {
             name: name.clone(),
             part,
@@ -542,6 +542,7 @@ impl Lattices {
         info!(lattice = %name, stream = %lattice.stream, layout = part.layout().as_str(), "opened the lattice");
         self.tasks.spawn(feeding);
         self.tasks.spawn(inspecting);
+        self.tasks.spawn(telling);
         if part != Part::Configs {
             self.tasks.spawn(sweep::watch(
                 Arc::clone(&lattice),

@@ -1,9 +1,10 @@
 //! Keeps the mirror of one stream fed and true.
 //!
-//! Two tasks a stream. The *feed* owns one named push consumer and applies what it delivers, in order; any gap,
+//! Three tasks a stream. The *feed* owns one named push consumer and applies what it delivers, in order; any gap,
 //! silence or loss of the connection makes it read the whole stream anew, beside what is known, and exchange it.
 //! The *inspector* asks the leader every [`INSPECTION_INTERVAL`], and on JetStream's advisories, for what a
-//! consumer cannot see: purges and deletions, resets, changes of the configuration, a stream of another layout.
+//! consumer cannot see: purges and deletions, resets, changes of the configuration, a stream of another layout. The
+//! *teller* passes on to watches that something changed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,7 +71,7 @@ pub struct FeedConfig {
     pub instance: Arc<str>,
 }
 
-/// A handle on the two tasks; they end when `stop` is cancelled or the stream is gone.
+/// A handle on the tasks; they end when `stop` is cancelled or the stream is gone.
 #[derive(Debug)]
 pub struct Feed {
     worker: Worker,
@@ -78,13 +79,14 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Prepares the feed of a stream that was just described by `info`. The two futures do the work.
+    /// Prepares the feed of a stream that was just described by `info`. The three futures do the work.
     pub fn start(
         config: FeedConfig,
         info: &StreamInfo,
         stop: &CancellationToken,
     ) -> (
         Self,
+        impl Future<Output = ()> + Send + use<>,
         impl Future<Output = ()> + Send + use<>,
         impl Future<Output = ()> + Send + use<>,
     ) {
@@ -113,7 +115,8 @@ impl Feed {
         };
         let feed = worker.clone().feed();
         let inspector = worker.clone().inspect_for_ever();
-        (Self { worker, inspection }, feed, inspector)
+        let teller = worker.clone().tell();
+        (Self { worker, inspection }, feed, inspector, teller)
     }
 
     /// What the stream holds.
@@ -330,6 +333,11 @@ impl Worker {
             .await;
     }
 
+    async fn tell(self) {
+        self.ended.run_until_cancelled(self.mirror.tell_for_ever()).await;
+        self.mirror.tell_end();
+    }
+
     async fn advisories(&self) -> Vec<Subscriber> {
         let mut subscribers = Vec::new();
         for subject in advisories(&self.config.lattice, self.config.part) {
@@ -390,7 +398,7 @@ impl Worker {
 
     fn note(&self, info: &StreamInfo, has_rival: bool) {
         let drift = drift::compare(self.config.part, &self.want, &info.config);
-        self.inspection.send_if_modified(|inspection| {
+        let is_news = self.inspection.send_if_modified(|inspection| {
             let is_news = inspection.drift != drift
                 || inspection.has_rival != has_rival
                 || inspection.trouble.is_some();
@@ -403,6 +411,9 @@ impl Worker {
             inspection.trouble = None;
             is_news
         });
+        if is_news {
+            self.mirror.stir();
+        }
     }
 
     /// Consumers are not told of purges and deletions; the list of subjects tells.

@@ -3,18 +3,24 @@
 //! Several messages can carry one entry, since hosts put links on random subjects: the highest sequence wins.
 //! The mirror keeps all carriers, so that the fold is exact when one goes, and the evidence of a home message
 //! that a host overwrote, until the next write carries it on. Invariant: `entries`, `held` and `crowded` tell
-//! the same story; only [`Contents::put`] and [`Contents::remove`] change them.
+//! the same story; only [`Contents::put`] and [`Contents::remove`] change them. What they change of an entry as the API
+//! shows it is noted in the [change log](super::changes), and so is what differs where the stream was read anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::sleep,
+};
 
 use super::{
+    changes::{ChangeLog, Place},
     evidence::{Applied, Evidence, Past, is_behind},
     layout::{Decoded, Part},
     witness::Witness,
@@ -346,6 +352,20 @@ pub struct Contents {
     /// Entries with more than one carrier.
     crowded: BTreeSet<Arc<EntryKey>>,
     witness: Witness,
+    /// What changed since a mirror first had these contents; `None` while they are read.
+    changes: Option<ChangeLog>,
+}
+
+/// What was on a subject, and was taken out.
+#[derive(Debug, Default)]
+struct Vacated {
+    /// The entry of which it said something.
+    key: Option<Arc<EntryKey>>,
+    /// What it made of that, where it won the fold.
+    won: Option<State>,
+    /// Where it was a home message, the calls on record: its own or, of a foreign one, those kept of the gateway's
+    /// message before.
+    past: Option<Box<Past>>,
 }
 
 impl Contents {
@@ -361,6 +381,7 @@ impl Contents {
             malformed: BTreeMap::new(),
             crowded: BTreeSet::new(),
             witness: Witness::default(),
+            changes: None,
         }
     }
 
@@ -413,12 +434,10 @@ impl Contents {
                 self.unnamed.entry(Arc::clone(&tokens)).or_default(),
             ),
         };
-        let (before, overwritten) = vacated.unzip();
-        let overwritten = overwritten.flatten();
         if is_home {
             match evidence {
                 Some(_) => slot.kept = None,
-                None => slot.kept = overwritten.or_else(|| slot.kept.take()),
+                None => slot.kept = vacated.past.or_else(|| slot.kept.take()),
             }
         }
         // One is the rule; room for four would be the largest part of an entry.
@@ -428,7 +447,7 @@ impl Contents {
             is_home,
             sequence: delivery.sequence,
             unix_nanos: delivery.unix_nanos,
-            state,
+            state: state.clone(),
             tag,
             evidence: evidence.and(delivery.evidence).map(Into::into),
         });
@@ -445,8 +464,29 @@ impl Contents {
             says,
         };
         self.held.insert(tokens, held);
-        if let Some(before) = before.flatten().filter(|before| Some(before) != key.as_ref()) {
-            self.forget_if_empty(&before);
+        match vacated.key.filter(|before| Some(before) != key.as_ref()) {
+            None => self.note(key.as_ref(), vacated.won.as_ref(), Some(&state)),
+            Some(before) => {
+                self.forget_if_empty(&before);
+                self.note(Some(&before), vacated.won.as_ref(), None);
+                self.note(key.as_ref(), None, Some(&state));
+            }
+        }
+    }
+
+    /// Notes what changed of an entry by what wins its fold now, and what won it before; for a record of links both.
+    fn note(&mut self, key: Option<&Arc<EntryKey>>, before: Option<&State>, after: Option<&State>) {
+        let (Some(changes), Some(key)) = (&mut self.changes, key) else {
+            return;
+        };
+        match &**key {
+            EntryKey::Component(source) => {
+                for id in changed_links(source, before, after) {
+                    changes.note(Arc::new(EntryKey::InterfaceLink(id)));
+                }
+            }
+            _ if before.is_none() && after.is_none() => {}
+            _ => changes.note(Arc::clone(key)),
         }
     }
 
@@ -506,51 +546,67 @@ impl Contents {
         }
     }
 
-    /// Takes out what is on the subject. Where it was a home message, gives the calls on record: its own or, of
-    /// a foreign one, those kept of the gateway's message before.
+    /// Takes out what is on the subject; gives the calls on record, see [`Vacated::past`].
     fn take_out(&mut self, tokens: &str) -> Option<Box<Past>> {
-        let (key, past) = self.vacate(tokens)?;
-        if let Some(key) = key {
-            self.forget_if_empty(&key);
+        let vacated = self.vacate(tokens);
+        if let Some(key) = &vacated.key {
+            self.forget_if_empty(key);
         }
-        past
+        self.note(vacated.key.as_ref(), vacated.won.as_ref(), None);
+        vacated.past
     }
 
-    /// As [`Self::take_out`], with the entry that was on the subject, whose slot stays even where it is empty now.
-    #[expect(
-        clippy::type_complexity,
-        reason = "of a private function, taken apart where it is called"
-    )]
-    fn vacate(&mut self, tokens: &str) -> Option<(Option<Arc<EntryKey>>, Option<Box<Past>>)> {
-        let held = self.held.remove(tokens)?;
+    /// As [`Self::take_out`], but the slot of the entry stays even where it is empty now.
+    fn vacate(&mut self, tokens: &str) -> Vacated {
+        let Some(held) = self.held.remove(tokens) else {
+            return Vacated::default();
+        };
         let key = match held.says {
             Says::Entry(key) => key,
             Says::Unnamed => {
-                let mut slot = self.unnamed.remove(tokens)?;
-                let past = slot.home().and_then(Carrier::past).map(Box::new);
-                return Some((None, past.or_else(|| slot.kept.take())));
+                let slot = self.unnamed.remove(tokens);
+                let past = slot.and_then(|mut slot| {
+                    let of_home = slot.home().and_then(Carrier::past).map(Box::new);
+                    of_home.or_else(|| slot.kept.take())
+                });
+                return Vacated {
+                    past,
+                    ..Vacated::default()
+                };
             }
             Says::Malformed => {
                 self.malformed.remove(&held.sequence);
-                return None;
+                return Vacated::default();
             }
-            Says::Nothing => return None,
+            Says::Nothing => return Vacated::default(),
         };
-        let slot = self.entries.get_mut(&key)?;
+        let Some(slot) = self.entries.get_mut(&key) else {
+            return Vacated::default();
+        };
         let place = slot
             .carriers
             .iter()
-            .position(|carrier| &*carrier.tokens == tokens)?;
+            .position(|carrier| &*carrier.tokens == tokens);
+        let Some(place) = place else {
+            return Vacated::default();
+        };
         let carrier = slot.carriers.swap_remove(place);
         let past = if carrier.is_home {
             carrier.past().map(Box::new).or_else(|| slot.kept.take())
         } else {
             None
         };
+        let did_win = slot
+            .winner()
+            .is_none_or(|winner| winner.sequence < carrier.sequence);
         if slot.carriers.len() == 1 {
             self.crowded.remove(&key);
         }
-        Some((Some(key), past))
+        Vacated {
+            key: Some(key),
+            won: did_win.then_some(carrier.state),
+            past,
+        }
     }
 
     fn forget_if_empty(&mut self, key: &EntryKey) {
@@ -872,6 +928,48 @@ impl Contents {
         })
     }
 
+    /// What changed, as far back as it is remembered.
+    pub fn changes(&self) -> Option<&ChangeLog> {
+        self.changes.as_ref()
+    }
+
+    /// One entry as the API shows it, where it stands.
+    pub fn shown(&self, key: &EntryKey) -> Option<Standing> {
+        match key {
+            EntryKey::InterfaceLink(id) => self.interface_link(id),
+            _ => self.winner(key)?.standing(),
+        }
+    }
+
+    /// Goes on with the log of an earlier look at the same life of the stream, and with what changed in between.
+    fn go_on_telling(&mut self, earlier: &mut Self) {
+        let is_later = earlier.epoch == self.epoch && earlier.position <= self.position;
+        let is_same = is_later && (earlier.held.is_empty() || self.is_same_life(earlier));
+        self.changes = Some(earlier.changes.take().filter(|_| is_same).unwrap_or_default());
+        if !is_same {
+            return;
+        }
+        let keys = earlier.entries.keys().chain(self.entries.keys());
+        let mut changed = Vec::new();
+        for key in keys.collect::<BTreeSet<_>>() {
+            let [before, after] = [&*earlier, &*self].map(|contents| {
+                let winner = contents.entries.get(key).and_then(Slot::winner);
+                winner.map(|winner| (winner.sequence, &winner.state))
+            });
+            if before.map(|(sequence, _)| sequence) != after.map(|(sequence, _)| sequence) {
+                let state = |winner: Option<(u64, &State)>| winner.map(|(_, state)| state.clone());
+                changed.push((Arc::clone(key), after, state(before), state(after)));
+            }
+        }
+        changed.sort_by_key(|(_, after, ..)| after.map(|(sequence, _)| sequence));
+        let changed = changed
+            .into_iter()
+            .map(|(key, _, before, after)| (key, before, after));
+        for (key, before, after) in changed.collect::<Vec<_>>() {
+            self.note(Some(&key), before.as_ref(), after.as_ref());
+        }
+    }
+
     fn at(&self, sequence: u64) -> Revision {
         Revision {
             epoch: self.epoch,
@@ -897,16 +995,38 @@ fn links_of(source: &str, of_record: &Standing) -> Vec<(InterfaceLinkId, Standin
     let Some(record) = as_record(&of_record.entry) else {
         return Vec::new();
     };
-    let mut links = record
-        .links
-        .iter()
-        .filter(|stored| *stored.id.source_id == *source)
-        .collect::<Vec<_>>();
-    links.sort_by(|one, other| one.id.cmp(&other.id));
-    links.dedup_by(|later, first| later.id == first.id);
-    links
-        .into_iter()
+    stored_links(source, record)
+        .into_values()
         .map(|stored| (stored.id.clone(), standing_link(record, stored, of_record)))
+        .collect()
+}
+
+/// The links of a source's record, each once: of two with one identity hosts find the first.
+fn stored_links<'a>(
+    source: &str,
+    record: &'a ComponentRecord,
+) -> BTreeMap<&'a InterfaceLinkId, &'a StoredLink> {
+    let own = record.links.iter().rev();
+    own.filter(|stored| *stored.id.source_id == *source)
+        .map(|stored| (&stored.id, stored))
+        .collect()
+}
+
+/// The links that a source's record has in one state and not, or otherwise, in the other.
+fn changed_links(source: &str, before: Option<&State>, after: Option<&State>) -> Vec<InterfaceLinkId> {
+    let [before, after] = [before, after].map(|state| match state {
+        Some(State::Stands { entry, .. }) => {
+            as_record(entry).map_or_else(BTreeMap::new, |record| stored_links(source, record))
+        }
+        Some(State::Gone { .. }) | None => BTreeMap::new(),
+    });
+    let ids = before.keys().chain(after.keys()).collect::<BTreeSet<_>>();
+    ids.into_iter()
+        .filter(|id| {
+            let [before, after] = [&before, &after].map(|links| links.get(*id).map(|stored| &stored.link));
+            before != after
+        })
+        .map(|id| (*id).clone())
         .collect()
 }
 
@@ -935,7 +1055,18 @@ pub struct Mirror {
     inner: RwLock<Inner>,
     /// Counts how often the contents were read anew.
     exchanges: watch::Sender<u64>,
+    /// Woken where there may be something to tell to watches.
+    stirred: Notify,
+    /// The end of the change log, as it is told to watches: not more often than they can all be served.
+    told: watch::Sender<Option<Place>>,
 }
+
+/// What it costs to serve one more watch, about: the time between two rounds grows by as much.
+const SERVING_A_WATCH: Duration = Duration::from_micros(25);
+/// The time between two rounds, at most.
+const ROUND_MAX: Duration = Duration::from_millis(250);
+/// The timer's grain.
+const ROUND_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -950,6 +1081,38 @@ impl Mirror {
         Self {
             inner: RwLock::default(),
             exchanges: watch::Sender::new(0),
+            stirred: Notify::new(),
+            told: watch::Sender::new(None),
+        }
+    }
+
+    /// Follows where the change log ends. Resolves as well where something else may have to be told.
+    pub fn follow(&self) -> watch::Receiver<Option<Place>> {
+        self.told.subscribe()
+    }
+
+    /// Wakes the watches, to look at what is not in the change log.
+    pub(super) fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Wakes the watches for the last time.
+    pub(super) fn tell_end(&self) {
+        self.told.send_modify(|_end| {});
+    }
+
+    /// Tells the watches where the change log ends, for ever: at once where that is seldom or they are few, and else in
+    /// rounds, in which each is served once with all that changed.
+    pub(super) async fn tell_for_ever(&self) {
+        loop {
+            self.stirred.notified().await;
+            let end = self.read(|contents| contents.changes().map(ChangeLog::end));
+            self.told.send_replace(end.flatten());
+            let watches = u32::try_from(self.told.receiver_count()).unwrap_or(u32::MAX);
+            let round = SERVING_A_WATCH.saturating_mul(watches).min(ROUND_MAX);
+            if round >= ROUND_MIN {
+                sleep(round).await;
+            }
         }
     }
 
@@ -1018,13 +1181,18 @@ impl Mirror {
     /// Puts what was read anew in the place of what was known.
     pub(super) fn exchange(&self, mut contents: Contents) {
         let mut inner = self.inner.write();
-        if let Some(earlier) = &inner.contents {
-            contents.inherit(earlier);
+        match &mut inner.contents {
+            Some(earlier) => {
+                contents.inherit(earlier);
+                contents.go_on_telling(earlier);
+            }
+            None => contents.changes = Some(ChangeLog::new()),
         }
         inner.contents = Some(contents);
         inner.waiters.clear();
         drop(inner);
         self.exchanges.send_modify(|exchanges| *exchanges += 1);
+        self.stir();
     }
 
     /// Changes the contents, and wakes who waited for the position.
@@ -1034,7 +1202,11 @@ impl Mirror {
         let Some(contents) = contents else {
             return;
         };
+        let end = contents.changes().map(ChangeLog::end);
         change(contents);
+        if contents.changes().map(ChangeLog::end) != end {
+            self.stir();
+        }
         while let Some(first) = waiters.first_entry()
             && *first.key() <= contents.position
         {
