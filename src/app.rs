@@ -97,11 +97,13 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         Arc::clone(&config.jwts),
     ));
     let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
+    let watches = Arc::new(Semaphore::new(config.calls.watches_max));
     let admission = layers::Admission {
         authenticator: Arc::clone(&authenticator),
         clock: Clock,
         audit,
         in_flight: Arc::clone(&in_flight),
+        watches: Arc::clone(&watches),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
         draining: drain.clone(),
@@ -153,7 +155,13 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         config.connections,
         config.tls.clone(),
         drain.clone(),
-        quiet(in_flight, config.calls.in_flight_max, drain.clone()),
+        quiet(
+            [
+                (in_flight, config.calls.in_flight_max),
+                (watches, config.calls.watches_max),
+            ],
+            drain.clone(),
+        ),
     ));
     info!(%grpc, %admin, "serving");
     Ok(Running {
@@ -291,12 +299,14 @@ fn admin_addr(listener: &TcpListener, config: &Config) -> SocketAddr {
     listener.local_addr().unwrap_or(config.admin_listen)
 }
 
-/// Resolves once the server drains and no call is in flight.
-async fn quiet(in_flight: Arc<Semaphore>, in_flight_max: usize, drain: CancellationToken) {
+/// Resolves once the server drains, no call is in flight and no watch is open.
+async fn quiet(places: [(Arc<Semaphore>, usize); 2], drain: CancellationToken) {
     drain.cancelled().await;
-    let all = u32::try_from(in_flight_max).unwrap_or(u32::MAX);
-    // All places are free when no call has one. The semaphore is never closed.
-    drop(in_flight.acquire_many(all).await);
+    for (places, max) in places {
+        let all = u32::try_from(max).unwrap_or(u32::MAX);
+        // All places are free when nobody has one. The semaphores are never closed.
+        drop(places.acquire_many(all).await);
+    }
 }
 
 /// What `/readyz` and gRPC health tell.

@@ -26,7 +26,7 @@ pub use self::{
     access::{Access, Names, Pattern},
     verb::{
         ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, LinksWrite, Provision, Read, RefsWrite, Verb,
-        VerbName, VerbSet,
+        VerbName, VerbSet, Watch,
     },
 };
 use crate::domain::LatticeName;

@@ -87,6 +87,8 @@ pub struct Config {
 pub struct CallLimits {
     /// Calls in flight; the next one is refused with `OVERLOADED`.
     pub in_flight_max: usize,
+    /// Watches that are open; the next one is refused with `OVERLOADED`.
+    pub watches_max: usize,
     /// The deadline of a call that sends none.
     pub default_deadline: Duration,
     /// The longest deadline.
@@ -146,6 +148,7 @@ struct RawServer {
     admin_listen: SocketAddr,
     reflection: bool,
     in_flight_max: usize,
+    watches_max: usize,
     default_deadline: String,
     deadline_max: String,
     ack_timeout: String,
@@ -278,6 +281,7 @@ impl Default for RawServer {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
             reflection: false,
             in_flight_max: 4_096,
+            watches_max: 20_000,
             default_deadline: "10s".to_owned(),
             deadline_max: "60s".to_owned(),
             ack_timeout: "2s".to_owned(),
@@ -398,6 +402,7 @@ impl Config {
         };
         let calls = CallLimits {
             in_flight_max: server.in_flight_max,
+            watches_max: server.watches_max,
             default_deadline: time("default_deadline", &server.default_deadline),
             deadline_max: time("deadline_max", &server.deadline_max),
             ack_timeout: time("ack_timeout", &server.ack_timeout),
@@ -411,6 +416,7 @@ impl Config {
         };
         for (name, count) in [
             ("in_flight_max", server.in_flight_max),
+            ("watches_max", server.watches_max),
             ("connections_max", server.connections_max),
             ("connections_per_address_max", server.connections_per_address_max),
         ] {

@@ -16,6 +16,7 @@ pub mod page;
 mod queue;
 mod sweep;
 mod unstoppable;
+pub mod watch;
 
 pub use error::ControlError;
 pub use lattices::Lattices;

@@ -17,6 +17,7 @@ mod interface_link;
 mod lattice;
 mod link_definition;
 mod oci_reference;
+mod watch;
 
 use std::sync::Arc;
 
@@ -54,12 +55,13 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The services that are ours, for health.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     "lattice.control.v1.ClaimsService",
     "lattice.control.v1.LinkDefinitionService",
     "lattice.control.v1.OciReferenceService",
     "lattice.control.v1.InterfaceLinkService",
     "lattice.control.v1.ConfigService",
+    "lattice.control.v1.WatchService",
     "lattice.control.v1.LatticeService",
 ];
 
@@ -205,7 +207,8 @@ pub fn routes(
         .add_service(limited!(OciReferenceServiceServer))
         .add_service(limited!(InterfaceLinkServiceServer))
         .add_service(limited!(ConfigServiceServer))
-        .add_service(limited!(LatticeServiceServer));
+        .add_service(limited!(LatticeServiceServer))
+        .add_service(watch::WatchServer::new(gateway.clone()));
     if with_reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()

@@ -116,6 +116,8 @@ pub struct Metrics {
     answered: Family<MethodCode, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
+    watches: Gauge,
+    watches_lagged: Counter,
     connected: Family<UpstreamLabel, Gauge>,
     effects: Family<EffectLabel, Counter>,
     undone: Family<Undone, Counter>,
@@ -137,6 +139,7 @@ impl Metrics {
             ])
         });
         let (in_flight, connected) = (Gauge::default(), Family::default());
+        let (watches, watches_lagged) = (Gauge::default(), Counter::default());
         let effects = Family::default();
         let undone = Family::default();
         let unauthenticated = Family::default();
@@ -148,6 +151,12 @@ impl Metrics {
         registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
         registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
         registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
+        registry.register("watches", "Watches that are open", watches.clone());
+        registry.register(
+            "watches_lagged",
+            "Watches that were ended since their clients read too slowly",
+            watches_lagged.clone(),
+        );
         registry.register(
             "nats_connected",
             "1 while connected to NATS, by upstream",
@@ -193,6 +202,8 @@ impl Metrics {
             answered,
             seconds,
             in_flight,
+            watches,
+            watches_lagged,
             connected,
             effects,
             undone,
@@ -240,6 +251,21 @@ impl Metrics {
     /// A call has ended.
     pub fn ended(&self) {
         self.in_flight.dec();
+    }
+
+    /// A watch has begun.
+    pub fn watch_began(&self) {
+        self.watches.inc();
+    }
+
+    /// A watch has ended.
+    pub fn watch_ended(&self) {
+        self.watches.dec();
+    }
+
+    /// A watch is ended for being too slow.
+    pub fn watch_lagged(&self) {
+        self.watches_lagged.inc();
     }
 
     /// A call was answered.

@@ -20,6 +20,8 @@ pub struct Limits {
     pub burst: Option<NonZeroU32>,
     /// Requests in flight.
     pub in_flight: Option<usize>,
+    /// Watches that are open.
+    pub watches: Option<usize>,
     /// With so many entries in a lattice the caller adds none. A bound for each caller: others may have added them.
     pub entries_per_lattice: Option<u64>,
 }
@@ -30,6 +32,8 @@ pub struct Load {
     rate: Option<DefaultDirectRateLimiter>,
     in_flight_max: usize,
     in_flight: AtomicUsize,
+    watches_max: usize,
+    watches: AtomicUsize,
 }
 
 /// Why a request is not taken.
@@ -39,6 +43,8 @@ pub enum Refused {
     Rate(Duration),
     /// Too many in flight, of at most so many.
     InFlight(usize),
+    /// Too many watches, of at most so many.
+    Watches(usize),
 }
 
 impl Load {
@@ -52,6 +58,17 @@ impl Load {
             rate,
             in_flight_max: limits.in_flight.unwrap_or(usize::MAX),
             in_flight: AtomicUsize::new(0),
+            watches_max: limits.watches.unwrap_or(usize::MAX),
+            watches: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a watch on, until what this gives is dropped.
+    pub fn watch(self: &Arc<Self>) -> Result<OpenWatch, Refused> {
+        let place = OpenWatch(Arc::clone(self));
+        match self.watches.fetch_add(1, Ordering::Relaxed) >= self.watches_max {
+            true => Err(Refused::Watches(self.watches_max)),
+            false => Ok(place),
         }
     }
 
@@ -81,6 +98,16 @@ impl Drop for InFlight {
     }
 }
 
+/// A watch that is open.
+#[derive(Debug)]
+pub struct OpenWatch(Arc<Load>);
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +124,20 @@ mod tests {
         assert_eq!(load.admit().unwrap_err(), Refused::InFlight(2));
         drop(first);
         load.admit().unwrap();
+    }
+
+    #[test]
+    fn watches_are_counted_on_their_own() {
+        let limits = Limits {
+            in_flight: Some(1),
+            watches: Some(1),
+            ..Limits::default()
+        };
+        let load = Arc::new(Load::new(&limits));
+        let (_call, watch) = (load.admit().unwrap(), load.watch().unwrap());
+        assert_eq!(load.watch().unwrap_err(), Refused::Watches(1));
+        drop(watch);
+        load.watch().unwrap();
     }
 
     #[test]

@@ -130,6 +130,8 @@ macro_rules! verbs {
 verbs! {
     /// Reading entries and the lattice's own description.
     Read;
+    /// Following changes.
+    Watch;
     /// Putting and deleting claims.
     ClaimsWrite;
     /// Putting claims that nobody signed.

@@ -54,6 +54,7 @@ struct RawLimits {
     requests_per_second: Option<NonZeroU32>,
     burst: Option<NonZeroU32>,
     in_flight: Option<usize>,
+    watches: Option<usize>,
     entries_per_lattice: Option<u64>,
 }
 
@@ -197,6 +198,7 @@ impl RawLimits {
             requests_per_second: self.requests_per_second,
             burst: self.burst,
             in_flight: self.in_flight,
+            watches: self.watches,
             entries_per_lattice: self.entries_per_lattice,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decide::Refusal;
 use crate::{
-    auth::Denied,
+    auth::{Denied, limits::Refused},
     domain::{EntryKey, Violations, claims_token::TokenRefused},
     store::{
         api::{ApiError, code},
@@ -57,6 +57,26 @@ pub enum ControlError {
     /// The page token is of another lattice, stream or filter.
     #[error("the page_token is not of this list; start it again without one")]
     PageTokenInvalid,
+    /// The resume token is of another watch, or no token.
+    #[error("the resume_token is not of a watch of this lattice, kinds and filters; watch without it")]
+    ResumeTokenInvalid,
+    /// The watch was too slow.
+    #[error(
+        "the client read too slowly: the gateway no longer remembers what it missed; watch again, with the resume_token, \
+         and a snapshot comes first"
+    )]
+    WatchLagged {
+        /// Where the watch was.
+        resume_token: String,
+    },
+    /// The caller has too many watches open.
+    #[error(
+        "the caller has {max} watches open, as many as it may; end one first, or have its `watches` raised"
+    )]
+    TooManyWatches {
+        /// How many it may have.
+        max: usize,
+    },
     /// The entry is absent.
     #[error("no such entry: {entry}")]
     NotFound {
@@ -245,6 +265,15 @@ impl ControlError {
             | ApiError::Unreadable(_)) => Self::Internal {
                 detail: error.to_string(),
             },
+        }
+    }
+
+    /// Why a caller has too much under way.
+    pub fn of_load(refused: Refused) -> Self {
+        match refused {
+            Refused::Rate(retry_after) => Self::RateLimited { retry_after },
+            Refused::InFlight(max) => Self::CallerOverloaded { max },
+            Refused::Watches(max) => Self::TooManyWatches { max },
         }
     }
 

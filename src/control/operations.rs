@@ -15,6 +15,7 @@ use super::{
     mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written, unmet},
     page::Filter,
     sweep,
+    watch::Watches,
 };
 use crate::{
     audit::Trail,
@@ -170,18 +171,28 @@ pub struct DeafWatch {
 #[derive(Clone, Debug)]
 pub struct Control {
     lattices: Arc<Lattices>,
+    watches: Arc<Watches>,
     clock: Clock,
 }
 
 impl Control {
     /// Over these lattices.
     pub fn new(lattices: Arc<Lattices>, clock: Clock) -> Self {
-        Self { lattices, clock }
+        Self {
+            lattices,
+            watches: Arc::default(),
+            clock,
+        }
     }
 
     /// The lattices.
     pub fn lattices(&self) -> &Lattices {
         &self.lattices
+    }
+
+    /// What watches share.
+    pub(super) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// The wall clock.
@@ -713,7 +724,7 @@ async fn reach(lattice: &Lattice, revision: Revision, deadline: Deadline) -> Res
 }
 
 /// The entries of a kind that stand, in the order of their keys, behind `after` where given.
-fn in_order(
+pub(super) fn in_order(
     contents: &Contents,
     kind: Kind,
     after: Option<EntryKey>,
@@ -731,7 +742,7 @@ fn in_order(
 }
 
 /// The refusal of what hosts of a layout do not have.
-fn unsupported(layout: Layout, kind: Kind, is_delete: bool) -> ControlError {
+pub(super) fn unsupported(layout: Layout, kind: Kind, is_delete: bool) -> ControlError {
     ControlError::LayoutUnsupported {
         layout: layout.as_str(),
         operation: match (kind, is_delete) {

@@ -10,7 +10,7 @@ use crate::domain::{
 const VERSION: u8 = 1;
 
 /// Which entries of a kind a list wants, by their identifying parts; an absent part wants all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
     kind: Kind,
     parts: Vec<Option<Box<str>>>,
@@ -46,11 +46,16 @@ impl Filter {
         let mut hash = LengthPrefixed::default();
         hash.text(lattice.as_str());
         hash.bytes(&epoch.number().to_be_bytes());
+        self.add_to(&mut hash);
+        first_8(&hash.finish())
+    }
+
+    /// Adds it to a hash.
+    pub(super) fn add_to(&self, hash: &mut LengthPrefixed) {
         hash.text(&format!("{:?}", self.kind));
         for part in &self.parts {
             hash.text(part.as_deref().unwrap_or_default());
         }
-        first_8(&hash.finish())
     }
 
     /// Writes the token of the page behind `last`.

@@ -311,9 +311,14 @@ pub(super) fn claims(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Optio
     })
 }
 
-/// How a caller is shown links: the values, which may hold secrets, only to who may read them.
+/// How a caller is shown links.
 pub(super) fn link_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::LinkDefinition> {
-    match grant.reads_values() {
+    link_seen(grant.reads_values())
+}
+
+/// Shows links: the values, which may hold secrets, only to who may read them.
+pub(super) fn link_seen(with_values: bool) -> Resource<proto::LinkDefinition> {
+    match with_values {
         true => link_definition,
         false => |key, entry, output| {
             Some(proto::LinkDefinition {
@@ -384,9 +389,14 @@ pub(super) fn interface_link(
     })
 }
 
-/// How a caller is shown configs: the values, which may hold secrets, only to who may read them.
+/// How a caller is shown configs.
 pub(super) fn config_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::NamedConfig> {
-    match grant.reads_values() {
+    config_seen(grant.reads_values())
+}
+
+/// Shows configs: the values, which may hold secrets, only to who may read them.
+pub(super) fn config_seen(with_values: bool) -> Resource<proto::NamedConfig> {
+    match with_values {
         true => named_config,
         false => |key, entry, output| {
             Some(proto::NamedConfig {

@@ -28,7 +28,7 @@ use crate::{
     auth::{
         Access, Caller,
         authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
-        limits::{InFlight, Refused},
+        limits::InFlight,
         peer::Peer,
     },
     control::{Clock, ControlError, Deadline},
@@ -49,6 +49,8 @@ pub struct Admission {
     pub clock: Clock,
     /// How many calls may be in flight.
     pub in_flight: Arc<Semaphore>,
+    /// How many watches may be open.
+    pub watches: Arc<Semaphore>,
     /// The deadline of a call that sends none.
     pub default_deadline: Duration,
     /// The longest deadline; a longer one is cut.
@@ -166,13 +168,7 @@ impl Admission {
             record.credential = Some(credential.shown());
         });
         let own_place = access.load().admit();
-        Ok((
-            place,
-            own_place.map_err(|refused| match refused {
-                Refused::Rate(retry_after) => ControlError::RateLimited { retry_after },
-                Refused::InFlight(max) => ControlError::CallerOverloaded { max },
-            })?,
-        ))
+        Ok((place, own_place.map_err(ControlError::of_load)?))
     }
 
     fn refused(&self, unauthenticated: Unauthenticated) -> ControlError {
@@ -315,7 +311,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
-    const METHODS: [&str; 24] = [
+    const METHODS: [&str; 25] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
         "/lattice.control.v1.ClaimsService/ListClaims",
@@ -336,6 +332,7 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.ConfigService/GetConfig",
         "/lattice.control.v1.ConfigService/ListConfigs",
         "/lattice.control.v1.ConfigService/DeleteConfig",
+        "/lattice.control.v1.WatchService/Watch",
         "/lattice.control.v1.LatticeService/ListLattices",
         "/lattice.control.v1.LatticeService/GetLattice",
         "/lattice.control.v1.LatticeService/ProvisionLattice",

@@ -220,6 +220,15 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
             told
         }
         ControlError::PageTokenInvalid => Told::new(Code::InvalidArgument, Reason::PageTokenInvalid, message),
+        ControlError::ResumeTokenInvalid => {
+            Told::new(Code::InvalidArgument, Reason::ResumeTokenInvalid, message)
+        }
+        ControlError::WatchLagged { resume_token } => quota(Reason::WatchLagged, "changes behind", message)
+            .with("resume_token", resume_token)
+            .retry_after(OVERLOAD_PAUSE),
+        ControlError::TooManyWatches { .. } => {
+            quota(Reason::RateLimited, "watches", message).retry_after(OVERLOAD_PAUSE)
+        }
         ControlError::NotFound { entry } => {
             Told::new(Code::NotFound, Reason::EntryNotFound, message).with("entry", entry)
         }

@@ -69,19 +69,21 @@ impl ChangeLog {
         }
     }
 
-    /// The entries that changed behind a place, each once, in the order of their last changes.
-    pub fn since(&self, place: Place) -> Result<Vec<&Arc<EntryKey>>, Lost> {
+    /// The entries that changed behind a place, each once, in the order of their last changes, with the places behind
+    /// those.
+    pub fn since(&self, place: Place) -> Result<Vec<(Place, &Arc<EntryKey>)>, Lost> {
         if place.log != self.id || place.index > self.end().index {
             return Err(Lost::OtherLog);
         }
         let behind = place.index.checked_sub(self.forgotten).ok_or(Lost::Forgotten)?;
         let behind = usize::try_from(behind).unwrap_or(usize::MAX);
         let mut seen = HashSet::new();
-        let mut latest = self
-            .keys
-            .range(behind..)
+        let ends = (1..=self.end().index)
             .rev()
-            .filter(|key| seen.insert(*key))
+            .map(|index| Place { log: self.id, index });
+        let mut latest = ends
+            .zip(self.keys.range(behind..).rev())
+            .filter(|(_, key)| seen.insert(*key))
             .collect::<Vec<_>>();
         latest.reverse();
         Ok(latest)
@@ -106,8 +108,8 @@ mod tests {
         Arc::new(EntryKey::Config(name.into()))
     }
 
-    fn names<'a>(since: &[&'a Arc<EntryKey>]) -> Vec<&'a str> {
-        since.iter().map(|key| key.parts()[1]).collect()
+    fn names<'a>(since: &[(Place, &'a Arc<EntryKey>)]) -> Vec<&'a str> {
+        since.iter().map(|(_, key)| key.parts()[1]).collect()
     }
 
     #[test]
@@ -117,7 +119,10 @@ mod tests {
         for name in ["a", "b", "a", "c"] {
             log.note(key(name));
         }
-        assert_eq!(names(&log.since(start).unwrap()), ["b", "a", "c"]);
+        let since = log.since(start).unwrap();
+        assert_eq!(names(&since), ["b", "a", "c"]);
+        // Behind "b" the rest is told in turn, and nothing twice.
+        assert_eq!(names(&log.since(since[0].0).unwrap()), ["a", "c"]);
         let end = log.end();
         assert_eq!(end.index, 4);
         assert_eq!(names(&log.since(end).unwrap()), [""; 0]);

@@ -352,8 +352,8 @@ pub struct Contents {
     /// Entries with more than one carrier.
     crowded: BTreeSet<Arc<EntryKey>>,
     witness: Witness,
-    /// What changed since a mirror first had these contents; `None` while they are read.
-    changes: Option<ChangeLog>,
+    /// What changed since a mirror first had these contents.
+    changes: ChangeLog,
 }
 
 /// What was on a subject, and was taken out.
@@ -381,7 +381,7 @@ impl Contents {
             malformed: BTreeMap::new(),
             crowded: BTreeSet::new(),
             witness: Witness::default(),
-            changes: None,
+            changes: ChangeLog::new(),
         }
     }
 
@@ -476,17 +476,17 @@ impl Contents {
 
     /// Notes what changed of an entry by what wins its fold now, and what won it before; for a record of links both.
     fn note(&mut self, key: Option<&Arc<EntryKey>>, before: Option<&State>, after: Option<&State>) {
-        let (Some(changes), Some(key)) = (&mut self.changes, key) else {
+        let Some(key) = key else {
             return;
         };
         match &**key {
             EntryKey::Component(source) => {
                 for id in changed_links(source, before, after) {
-                    changes.note(Arc::new(EntryKey::InterfaceLink(id)));
+                    self.changes.note(Arc::new(EntryKey::InterfaceLink(id)));
                 }
             }
             _ if before.is_none() && after.is_none() => {}
-            _ => changes.note(Arc::clone(key)),
+            _ => self.changes.note(Arc::clone(key)),
         }
     }
 
@@ -929,8 +929,8 @@ impl Contents {
     }
 
     /// What changed, as far back as it is remembered.
-    pub fn changes(&self) -> Option<&ChangeLog> {
-        self.changes.as_ref()
+    pub fn changes(&self) -> &ChangeLog {
+        &self.changes
     }
 
     /// One entry as the API shows it, where it stands.
@@ -945,10 +945,11 @@ impl Contents {
     fn go_on_telling(&mut self, earlier: &mut Self) {
         let is_later = earlier.epoch == self.epoch && earlier.position <= self.position;
         let is_same = is_later && (earlier.held.is_empty() || self.is_same_life(earlier));
-        self.changes = Some(earlier.changes.take().filter(|_| is_same).unwrap_or_default());
+        self.changes = ChangeLog::new();
         if !is_same {
             return;
         }
+        std::mem::swap(&mut self.changes, &mut earlier.changes);
         let keys = earlier.entries.keys().chain(self.entries.keys());
         let mut changed = Vec::new();
         for key in keys.collect::<BTreeSet<_>>() {
@@ -1106,8 +1107,8 @@ impl Mirror {
     pub(super) async fn tell_for_ever(&self) {
         loop {
             self.stirred.notified().await;
-            let end = self.read(|contents| contents.changes().map(ChangeLog::end));
-            self.told.send_replace(end.flatten());
+            let end = self.read(|contents| contents.changes().end());
+            self.told.send_replace(end);
             let watches = u32::try_from(self.told.receiver_count()).unwrap_or(u32::MAX);
             let round = SERVING_A_WATCH.saturating_mul(watches).min(ROUND_MAX);
             if round >= ROUND_MIN {
@@ -1186,7 +1187,7 @@ impl Mirror {
                 contents.inherit(earlier);
                 contents.go_on_telling(earlier);
             }
-            None => contents.changes = Some(ChangeLog::new()),
+            None => contents.changes = ChangeLog::new(),
         }
         inner.contents = Some(contents);
         inner.waiters.clear();
@@ -1202,9 +1203,9 @@ impl Mirror {
         let Some(contents) = contents else {
             return;
         };
-        let end = contents.changes().map(ChangeLog::end);
+        let end = contents.changes().end();
         change(contents);
-        if contents.changes().map(ChangeLog::end) != end {
+        if contents.changes().end() != end {
             self.stir();
         }
         while let Some(first) = waiters.first_entry()
