@@ -10,7 +10,9 @@ pub mod keys;
 pub mod nats;
 pub mod port;
 mod raw;
+pub mod view;
 pub mod wait;
+pub mod watch;
 pub mod wire;
 
 pub use bucket::Bucket;

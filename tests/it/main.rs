@@ -45,3 +45,4 @@ mod shutdown;
 mod tenancy;
 mod tls;
 mod upstreams;
+mod watch;

@@ -107,13 +107,13 @@ fn text_of(output: &Output) -> String {
 }
 
 /// Who may name callers by JWTs: its keys in a file, and the secret half.
-struct Issuer {
+pub struct Issuer {
     pair: Ed25519KeyPair,
-    file: PathBuf,
+    pub file: PathBuf,
 }
 
 impl Issuer {
-    fn in_folder(folder: &Path) -> Self {
+    pub fn in_folder(folder: &Path) -> Self {
         let pair = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(pair.as_ref()).unwrap();
         let x = BASE64URL_NOPAD.encode(pair.public_key().as_ref());
@@ -125,7 +125,12 @@ impl Issuer {
 
     /// A token for five minutes.
     fn token(&self, subject: &str) -> String {
-        let expires = Clock.unix_seconds() + 300;
+        self.token_for(subject, 300)
+    }
+
+    /// A token for so many seconds.
+    pub fn token_for(&self, subject: &str, seconds: i64) -> String {
+        let expires = Clock.unix_seconds() + seconds;
         let header = json!({"alg": "EdDSA", "kid": "one", "typ": "JWT"});
         let claims = json!({
             "iss": "https://login.example", "aud": "lattice-gateway", "sub": subject, "note": CANARY,

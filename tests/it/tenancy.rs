@@ -25,7 +25,7 @@ const UNKNOWN: &str = "unknown";
 const CONFIG: &str = "[lattices.granted]\ntrusted_issuers = [\"*\"]\n";
 
 /// The verb that each RPC needs; none for those that are about no one lattice.
-const VERBS: [(&str, Option<&str>); 24] = [
+const VERBS: [(&str, Option<&str>); 25] = [
     ("ClaimsService/PutClaims", Some("claims:write")),
     ("ClaimsService/GetClaims", Some("read")),
     ("ClaimsService/ListClaims", Some("read")),
@@ -46,6 +46,7 @@ const VERBS: [(&str, Option<&str>); 24] = [
     ("ConfigService/GetConfig", Some("read")),
     ("ConfigService/ListConfigs", Some("read")),
     ("ConfigService/DeleteConfig", Some("config:write")),
+    ("WatchService/Watch", Some("watch")),
     ("LatticeService/ListLattices", None),
     ("LatticeService/GetLattice", Some("read")),
     ("LatticeService/ProvisionLattice", Some("provision")),
@@ -84,7 +85,8 @@ const CALLERS: [(&str, Option<&str>); 4] = [
     (
         "right",
         Some(
-            "read values:read claims:write claims:write-unsigned links:write refs:write config:write provision",
+            "read values:read claims:write claims:write-unsigned links:write refs:write config:write watch \
+             provision",
         ),
     ),
 ];

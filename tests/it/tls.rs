@@ -223,7 +223,7 @@ fn dns(name: &str) -> CertificateName {
 }
 
 fn names(peer: Peer) -> Vec<CertificateName> {
-    peer.certificate.unwrap().names
+    peer.certificate.unwrap().names.clone()
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use lattice_gateway::proto::{
     GetInterfaceLinkRequest, GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest,
     GetServerInfoRequest, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
     ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference, PACKAGE,
-    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, put_claims_request::Source,
+    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, WatchRequest,
+    put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
@@ -131,6 +132,11 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             interface_link_request(of_links, lattice)
         }
         of_configs if of_configs.starts_with("ConfigService/") => config_request(of_configs, lattice),
+        "WatchService/Watch" => WatchRequest {
+            lattice,
+            ..WatchRequest::default()
+        }
+        .encode_to_vec(),
         "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
         "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
         "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {

@@ -138,16 +138,16 @@ impl TestGateway {
         config.admin_listen.set_port(0);
         let running = app::start(config).await.unwrap();
         running.connected().await;
-        let channel = Endpoint::from_shared(format!("http://{}", running.grpc))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
         Self {
+            channel: connect(running.grpc).await,
             running,
-            channel,
             bearer: Bearer::default(),
         }
+    }
+
+    /// A connection of its own, with the credentials.
+    pub async fn wire_beside(&self) -> Wire {
+        InterceptedService::new(connect(self.running.grpc).await, self.bearer.clone())
     }
 
     pub fn interface_links(&self) -> InterfaceLinkServiceClient<Wire> {
@@ -174,13 +174,17 @@ impl TestGateway {
         LatticeServiceClient::new(self.wire())
     }
 
-    /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire.
+    /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire. Of an answer in a
+    /// stream it gives the first message.
     pub async fn call(&self, method: &str, message: impl IntoRequest<Vec<u8>>) -> Result<Vec<u8>, Status> {
         let path = format!("/lattice.control.v1.{method}").parse().unwrap();
         let mut client = tonic::client::Grpc::new(self.wire());
         client.ready().await.unwrap();
-        let answer = client.unary(message.into_request(), path, AsItIs).await?;
-        Ok(answer.into_inner())
+        let answers = client
+            .server_streaming(message.into_request(), path, AsItIs)
+            .await?;
+        let first = answers.into_inner().message().await?;
+        first.ok_or_else(|| Status::internal("no answer"))
     }
 
     /// The metrics, as they are scraped.
@@ -207,9 +211,14 @@ impl TestGateway {
     }
 }
 
+async fn connect(address: std::net::SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
 /// This configuration, with the caller `tests`.
 fn with_caller(text: &str) -> Config {
-    let verbs = "read values:read claims:write links:write refs:write config:write provision";
+    let verbs = "read values:read watch claims:write links:write refs:write config:write provision";
     let caller = caller("tests", TOKEN, &["*"], verbs);
     Config::parse(&format!("{text}\n{caller}"), std::iter::empty()).unwrap()
 }
