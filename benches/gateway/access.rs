@@ -54,11 +54,11 @@ impl Access {
         }
         let peer = Peer {
             address: ([127, 0, 0, 1], 1).into(),
-            certificate: Some(PeerCertificate {
+            certificate: Some(Arc::new(PeerCertificate {
                 names: vec![name(CALLERS / 2)],
                 sha256: [1; 32],
                 not_after_unix_seconds: i64::MAX,
-            }),
+            })),
         };
         let let_in = |headers: &HeaderMap, peer: Option<&Peer>| {
             let found = authenticator.authenticate(headers, peer, NOW).now_or_never();

@@ -221,13 +221,13 @@ impl Watch {
                     self.phase = self.whole_snapshot();
                     return Ok(self.write(&event));
                 }
-                Phase::Snapshot(cursor) => match next_part(cursor, &self.streams, &self.common.selection)? {
-                    Some(entries) => return Ok(self.write(&Event::Snapshot(&entries))),
-                    None => {
-                        self.phase = Phase::CatchUp;
-                        return Ok(self.write(&Event::SnapshotComplete));
+                Phase::Snapshot(cursor) => {
+                    if let Some(entries) = next_part(cursor, &self.streams, &self.common.selection)? {
+                        return Ok(self.write(&Event::Snapshot(&entries)));
                     }
-                },
+                    self.phase = Phase::CatchUp;
+                    return Ok(self.write(&Event::SnapshotComplete));
+                }
                 Phase::CatchUp => {
                     self.phase = Phase::Following;
                     if let Some(message) = self.sign_of_life()? {

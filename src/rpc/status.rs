@@ -177,14 +177,14 @@ fn of_violations(violations: &Violations) -> Told {
         .collect::<Option<Vec<_>>>();
     let mut told = match limits.as_deref() {
         Some([(limit, max, actual), ..]) => limit_exceeded(limit, *max, *actual, message),
-        _ => Told::new(Code::InvalidArgument, ErrorReason::InvalidField, message),
+        _ => invalid(ErrorReason::InvalidField, message),
     };
     told.violations = described;
     told
 }
 
 fn limit_exceeded(limit: &str, max: usize, actual: usize, message: String) -> Told {
-    Told::new(Code::InvalidArgument, ErrorReason::LimitExceeded, message)
+    invalid(ErrorReason::LimitExceeded, message)
         .with("limit", limit)
         .with("max", max.to_string())
         .with("actual", actual.to_string())
@@ -197,12 +197,8 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::Denied(denied) => Told::new(Code::PermissionDenied, Reason::LatticeNotGranted, message)
             .with("lattice", denied.lattice)
             .with("verb", denied.verb.as_str()),
-        ControlError::CredentialsMissing => {
-            Told::new(Code::Unauthenticated, Reason::CredentialsMissing, message)
-        }
-        ControlError::CredentialsInvalid => {
-            Told::new(Code::Unauthenticated, Reason::CredentialsInvalid, message)
-        }
+        ControlError::CredentialsMissing => unauthenticated(Reason::CredentialsMissing, message),
+        ControlError::CredentialsInvalid => unauthenticated(Reason::CredentialsInvalid, message),
         ControlError::RateLimited { retry_after } => {
             quota(Reason::RateLimited, "requests a second", message).retry_after(retry_after)
         }
@@ -212,17 +208,14 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::TooManyEntries { .. } => {
             quota(Reason::QuotaExceeded, "entries in a lattice", message).retry_after(QUOTA_PAUSE)
         }
-        ControlError::RequestIdReused => Told::new(Code::InvalidArgument, Reason::RequestIdReused, message),
+        ControlError::RequestIdReused => invalid(Reason::RequestIdReused, message),
         ControlError::ClaimsInvalid(refused) => {
-            let mut told = Told::new(Code::InvalidArgument, Reason::ClaimsInvalid, message)
-                .with("cause", refused.cause());
+            let mut told = invalid(Reason::ClaimsInvalid, message).with("cause", refused.cause());
             told.violations = BadRequest::with_violation("jwt", refused.to_string()).field_violations;
             told
         }
-        ControlError::PageTokenInvalid => Told::new(Code::InvalidArgument, Reason::PageTokenInvalid, message),
-        ControlError::ResumeTokenInvalid => {
-            Told::new(Code::InvalidArgument, Reason::ResumeTokenInvalid, message)
-        }
+        ControlError::PageTokenInvalid => invalid(Reason::PageTokenInvalid, message),
+        ControlError::ResumeTokenInvalid => invalid(Reason::ResumeTokenInvalid, message),
         ControlError::WatchLagged { resume_token } => quota(Reason::WatchLagged, "changes behind", message)
             .with("resume_token", resume_token)
             .retry_after(OVERLOAD_PAUSE),
@@ -299,6 +292,14 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(200);
 /// When to try again where entries have to be deleted first.
 const QUOTA_PAUSE: Duration = Duration::from_mins(1);
+
+fn invalid(reason: ErrorReason, message: String) -> Told {
+    Told::new(Code::InvalidArgument, reason, message)
+}
+
+fn unauthenticated(reason: ErrorReason, message: String) -> Told {
+    Told::new(Code::Unauthenticated, reason, message)
+}
 
 fn quota(reason: ErrorReason, subject: &str, message: String) -> Told {
     let mut told = Told::new(Code::ResourceExhausted, reason, message.clone());

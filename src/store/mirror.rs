@@ -479,14 +479,12 @@ impl Contents {
         let Some(key) = key else {
             return;
         };
-        match &**key {
-            EntryKey::Component(source) => {
-                for id in changed_links(source, before, after) {
-                    self.changes.note(Arc::new(EntryKey::InterfaceLink(id)));
-                }
+        if let EntryKey::Component(source) = &**key {
+            for id in changed_links(source, before, after) {
+                self.changes.note(Arc::new(EntryKey::InterfaceLink(id)));
             }
-            _ if before.is_none() && after.is_none() => {}
-            _ => self.changes.note(Arc::clone(key)),
+        } else if before.is_some() || after.is_some() {
+            self.changes.note(Arc::clone(key));
         }
     }
 
@@ -935,10 +933,10 @@ impl Contents {
 
     /// One entry as the API shows it, where it stands.
     pub fn shown(&self, key: &EntryKey) -> Option<Standing> {
-        match key {
-            EntryKey::InterfaceLink(id) => self.interface_link(id),
-            _ => self.winner(key)?.standing(),
+        if let EntryKey::InterfaceLink(id) = key {
+            return self.interface_link(id);
         }
+        self.winner(key)?.standing()
     }
 
     /// Goes on with the log of an earlier look at the same life of the stream, and with what changed in between.

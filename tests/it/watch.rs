@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use lattice_gateway::{
     control::lattices::Layout,
     proto::{
-        DeleteLinkDefinitionRequest, EntryIdentity, EntryKind, ErrorReason, LinkDefinition,
+        DeleteLinkDefinitionRequest, Entry, EntryIdentity, EntryKind, ErrorReason, LinkDefinition,
         LinkDefinitionIdentity, ListLinkDefinitionsRequest, NamedConfigIdentity, OciReferenceIdentity,
         Revision, WatchRequest, entry, entry_identity::Identity,
     },
@@ -34,10 +34,14 @@ fn link_of(actor: &str) -> Identity {
 
 /// The value of an actor's link, where the view has it.
 fn value_of(view: &View, actor: &str) -> Option<String> {
-    match view.get(link_of(actor))?.entry.as_ref()? {
-        entry::Entry::LinkDefinition(link) => link.values.get("value").cloned(),
-        _ => None,
+    as_link(view.get(link_of(actor))?)?.values.remove("value")
+}
+
+fn as_link(entry: &Entry) -> Option<LinkDefinition> {
+    if let entry::Entry::LinkDefinition(link) = entry.entry.clone()? {
+        return Some(link);
     }
+    None
 }
 
 fn delete(actor: &str) -> DeleteLinkDefinitionRequest {
@@ -51,11 +55,7 @@ fn delete(actor: &str) -> DeleteLinkDefinitionRequest {
 
 /// The links of a view.
 fn links(view: &View) -> Vec<LinkDefinition> {
-    let links = view.entries().filter_map(|entry| match entry.entry.clone()? {
-        entry::Entry::LinkDefinition(link) => Some(link),
-        _ => None,
-    });
-    let mut links = links.collect::<Vec<_>>();
+    let mut links = view.entries().filter_map(as_link).collect::<Vec<_>>();
     links.sort_by(|one, other| one.actor_id.cmp(&other.actor_id));
     links
 }

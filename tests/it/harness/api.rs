@@ -132,11 +132,18 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             interface_link_request(of_links, lattice)
         }
         of_configs if of_configs.starts_with("ConfigService/") => config_request(of_configs, lattice),
+        of_lattices if of_lattices.starts_with("LatticeService/") => lattice_request(of_lattices, lattice),
         "WatchService/Watch" => WatchRequest {
             lattice,
             ..WatchRequest::default()
         }
         .encode_to_vec(),
+        other => panic!("{other} has no request here"),
+    }
+}
+
+fn lattice_request(method: &str, lattice: String) -> Vec<u8> {
+    match method {
         "LatticeService/ListLattices" => ListLatticesRequest::default().encode_to_vec(),
         "LatticeService/GetLattice" => GetLatticeRequest { lattice }.encode_to_vec(),
         "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
