@@ -6,6 +6,8 @@ pub mod keys;
 pub mod nats;
 #[path = "../it/harness/port.rs"]
 pub mod port;
+#[path = "../it/harness/view.rs"]
+pub mod view;
 #[path = "../it/harness/wait.rs"]
 pub mod wait;
 #[path = "../it/harness/wire.rs"]

@@ -1,8 +1,9 @@
 //! The campaign: breaks real servers and gateways under load, and holds every history against what is promised.
 //!
 //! Rounds follow each other until the time is over, each with a topology, keys and faults of its own that its seed
-//! decides. A round runs writers, readers and foreign raw writers against two gateways while faults happen one after
-//! the other; then everything is mended, what stands is read, and the history is [checked](check). The history of a
+//! decides. A round runs writers, readers, watchers and foreign raw writers against two gateways while faults happen one
+//! after the other; then everything is mended, what stands is read, the watchers' views are compared with it, and the
+//! history is [checked](check). The history of a
 //! round that fails is kept, with the command that runs its seed again and the one that checks it again.
 //!
 //! `make campaign` runs it; `ARGS='--help'` lists the options.
@@ -40,6 +41,7 @@ mod host_model;
 mod round;
 mod safeguards;
 mod totals;
+mod watchers;
 mod workload;
 mod world;
 

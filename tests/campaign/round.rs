@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use fastrand::Rng;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use lattice_gateway::store::evidence::{self, Evidence};
 use parking_lot::Mutex;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -17,9 +17,13 @@ use crate::{
     faults::Fault,
     history::{Call, History, OpId, Stored, hex},
     host_model,
+    watchers::{Watched, Watchers},
     workload::Workload,
     world::{CACHE_STREAM, LATTICE, Layout, Like, Program, TAP, Topology, World},
 };
+
+/// Watchers of a round.
+const WATCHERS: usize = 6;
 
 /// What rounds are made of.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +52,14 @@ pub struct Played {
     pub violations: Vec<String>,
     /// Keys for which the search was given up.
     pub undecided: usize,
+    /// How much was watched.
+    pub watched: Watched,
 }
 
 impl Plan<'_> {
     /// Plays a round and checks it.
     pub async fn round(&self, seed: u64) -> Played {
-        let (history, trouble) = play(self, seed).await;
+        let (history, watched, trouble) = play(self, seed).await;
         let (mut violations, undecided) = check::all(&history);
         violations.extend(trouble);
         eprintln!(
@@ -69,6 +75,7 @@ impl Plan<'_> {
             history,
             violations,
             undecided,
+            watched,
         }
     }
 }
@@ -82,8 +89,8 @@ fn of_all<T: ValueEnum>(chosen: &[T]) -> &[T] {
     }
 }
 
-/// Gives a round's history, and what went wrong beside it.
-async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
+/// Gives a round's history, how much of it was watched, and what went wrong beside it.
+async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
     let program = plan.program;
     let mut rng = Rng::with_seed(seed);
     let topology = rng.choice(of_all(plan.topologies)).copied().unwrap();
@@ -126,6 +133,9 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
             tasks.spawn(Arc::clone(&load).be_a_host(client, rng.fork(), stop.clone()));
         }
     }
+    let watchers = Watchers::new(load.gateways(), layout);
+    let watching = (0..WATCHERS).map(|_| tokio::spawn(Arc::clone(&watchers).watch(rng.fork(), stop.clone())));
+    let watching = watching.collect::<Vec<_>>();
     let happened = break_things(plan, &mut world, &load, &mut rng).await;
     stop.cancel();
     tasks.close();
@@ -140,18 +150,25 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
     for gateway in 0..world.gateways.len() {
         standing.push(load.standing(gateway).await);
     }
+    let converging = watching.into_iter().enumerate().map(async |(number, view)| {
+        watchers
+            .converge(view.await.unwrap(), number % plan.gateways)
+            .await;
+    });
+    join_all(converging).await;
+    let (watched, diverged) = watchers.outcome();
     let held_by_hosts = hosts_hold(&world, &load).await;
     let logs = logs(folder.path(), world.gateways.len());
     assert!(
         program.safeguard_off.is_none() || logs.iter().any(|log| log.contains("left out")),
         "the gateways are of another build than the campaign's: build them again, with its feature"
     );
-    let trouble = logs
+    let panics = logs
         .iter()
         .flat_map(|log| log.lines())
         .filter(|line| line.contains("panicked"))
-        .map(str::to_owned)
-        .collect();
+        .map(str::to_owned);
+    let trouble = panics.chain(diverged).collect();
     let stored = stored.lock().clone();
     let history = History {
         seed,
@@ -167,7 +184,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Vec<String>) {
         standing,
         folded: held_by_hosts,
     };
-    (history, trouble)
+    (history, watched, trouble)
 }
 
 /// Faults, one after the other with some quiet in between, until the round's time is over.

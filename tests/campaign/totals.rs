@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     history::{Action, How, Outcome},
     round::Played,
+    watchers::Watched,
 };
 
 /// Counts over all rounds.
@@ -28,6 +29,7 @@ pub struct Totals {
     shared: u64,
     shared_edits: usize,
     losses: u64,
+    watched: Watched,
     undecided: usize,
     violations: usize,
 }
@@ -52,6 +54,9 @@ impl Totals {
             *self.by_fault.entry(fault.clone()).or_default() += 1;
         }
         self.stored += u64::try_from(history.stored.len()).unwrap();
+        self.watched.reconnects += played.watched.reconnects;
+        self.watched.resyncs += played.watched.resyncs;
+        self.watched.messages += played.watched.messages;
         self.undecided += played.undecided;
         self.violations += played.violations.len();
         for op in &history.ops {
@@ -109,6 +114,9 @@ impl Totals {
             ("publishes of several edits", self.shared.to_string()),
             ("  edits in them", self.shared_edits.to_string()),
             ("messages heard from the streams", self.stored.to_string()),
+            ("messages of watches", self.watched.messages.to_string()),
+            ("  reconnects of watchers", self.watched.reconnects.to_string()),
+            ("  watches that began anew", self.watched.resyncs.to_string()),
             ("keys whose search was given up", self.undecided.to_string()),
             ("violations", self.violations.to_string()),
         ] {

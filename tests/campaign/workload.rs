@@ -99,6 +99,11 @@ impl Etags {
 }
 
 impl Workload {
+    /// The gateways, as clients reach them.
+    pub fn gateways(&self) -> Vec<Channel> {
+        self.gateways.clone()
+    }
+
     pub fn new(keys: usize, world: &World, seed: u64) -> Arc<Self> {
         let connect = |gateway: &Gateway| {
             let endpoint = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap();
