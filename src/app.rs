@@ -22,7 +22,7 @@ use crate::{
     domain::{claims_token, identifier, interface_link, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
     reload::Reloader,
-    rpc::{self, Gateway, ServerInfo, convert, layers, server},
+    rpc::{self, Gateway, ServerInfo, apply, convert, layers, server},
     store::{
         api::JetStream,
         connection::{ConnectError, Connection, ConnectionConfig, Status},
@@ -98,17 +98,18 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     ));
     let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
     let watches = Arc::new(Semaphore::new(config.calls.watches_max));
-    let admission = layers::Admission {
+    let admission = Arc::new(layers::Admission {
         authenticator: Arc::clone(&authenticator),
         clock: Clock,
         audit,
         in_flight: Arc::clone(&in_flight),
         watches: Arc::clone(&watches),
+        of_streams: layers::places_of_streams(config.calls.in_flight_max),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
         draining: drain.clone(),
         metrics: metrics.clone(),
-    };
+    });
     let gateway = Gateway {
         control: Control::new(Arc::clone(&lattices), Clock),
         policy: Arc::new(config.policy.clone()),
@@ -116,7 +117,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
             limits: limits(),
             default_deadline: config.calls.default_deadline,
         }),
-        admission: admission.clone(),
+        admission: Arc::clone(&admission),
     };
     let health = HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
@@ -230,6 +231,7 @@ fn limits() -> Limits {
         wit_name_bytes_max: number(interface_link::WIT_NAME_BYTES_MAX),
         config_name_bytes_max: number(interface_link::CONFIG_NAME_BYTES_MAX),
         link_list_max: number(interface_link::LINK_LIST_MAX),
+        manifest_operations_max: number(apply::MANIFEST_OPERATIONS_MAX),
     }
 }
 

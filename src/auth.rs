@@ -109,19 +109,25 @@ impl Policy {
 
     /// Grants `V` on a lattice, or refuses.
     pub fn grant<V: Verb>(&self, access: &Access, lattice: &LatticeName) -> Result<Grant<V>, Denied> {
+        self.judge(access, lattice, V::NAME)?;
+        Ok(Grant {
+            caller: access.caller().clone(),
+            lattice: lattice.clone(),
+            reads_values: access.allows(lattice.as_str(), VerbName::ValuesRead),
+            entries_max: access.limits().entries_per_lattice,
+            verb: PhantomData,
+        })
+    }
+
+    /// Tells whether a verb would be granted on a lattice: for who has to know before anything is done.
+    pub fn judge(&self, access: &Access, lattice: &LatticeName, verb: VerbName) -> Result<(), Denied> {
         let name = lattice.as_str();
-        let is_granted = self.served.contain(name) & access.allows(name, V::NAME);
+        let is_granted = self.served.contain(name) & access.allows(name, verb);
         match is_granted {
-            true => Ok(Grant {
-                caller: access.caller().clone(),
-                lattice: lattice.clone(),
-                reads_values: access.allows(name, VerbName::ValuesRead),
-                entries_max: access.limits().entries_per_lattice,
-                verb: PhantomData,
-            }),
+            true => Ok(()),
             false => Err(Denied {
                 lattice: lattice.to_string(),
-                verb: V::NAME,
+                verb,
             }),
         }
     }

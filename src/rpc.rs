@@ -4,6 +4,7 @@
 //! writes resources, [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`server`] accepts
 //! connections, [`tls`] secures them and tells who is at the other end.
 
+pub mod apply;
 pub mod convert;
 pub mod layers;
 pub mod server;
@@ -11,6 +12,7 @@ pub mod status;
 pub mod tls;
 
 mod addresses;
+mod change;
 mod claims;
 mod config;
 mod interface_link;
@@ -26,6 +28,7 @@ use tonic::service::Routes;
 
 use self::{
     convert::{finish, three},
+    server::Connection,
     status::Failure,
 };
 use crate::{
@@ -33,14 +36,13 @@ use crate::{
     auth::{Caller, Grant, Policy, Read, Verb, authenticate::Authenticated},
     control::{
         Control, ControlError, Deadline,
-        decide::Mode,
-        operations::{ListQuery, Page, Terms},
+        operations::{ListQuery, Page},
         page::Filter,
     },
     domain::{EntryKey, LatticeName, Violations},
     proto::{
-        self, FILE_DESCRIPTOR_SET, Limits, claims_service_server::ClaimsServiceServer,
-        config_service_server::ConfigServiceServer,
+        self, FILE_DESCRIPTOR_SET, Limits, apply_service_server::ApplyServiceServer,
+        claims_service_server::ClaimsServiceServer, config_service_server::ConfigServiceServer,
         interface_link_service_server::InterfaceLinkServiceServer,
         lattice_service_server::LatticeServiceServer,
         link_definition_service_server::LinkDefinitionServiceServer,
@@ -55,13 +57,14 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The services that are ours, for health.
-pub const SERVICES: [&str; 7] = [
+pub const SERVICES: [&str; 8] = [
     "lattice.control.v1.ClaimsService",
     "lattice.control.v1.LinkDefinitionService",
     "lattice.control.v1.OciReferenceService",
     "lattice.control.v1.InterfaceLinkService",
     "lattice.control.v1.ConfigService",
     "lattice.control.v1.WatchService",
+    "lattice.control.v1.ApplyService",
     "lattice.control.v1.LatticeService",
 ];
 
@@ -75,7 +78,7 @@ pub struct Gateway {
     /// What `GetServerInfo` tells.
     pub info: Arc<ServerInfo>,
     /// Who may come in, and stay.
-    pub admission: layers::Admission,
+    pub admission: Arc<layers::Admission>,
 }
 
 /// What `GetServerInfo` tells, of what does not change.
@@ -91,15 +94,19 @@ pub struct ServerInfo {
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Names the call in logs and in internal errors.
-    pub id: String,
+    pub id: Arc<str>,
     /// Who.
     pub authenticated: Authenticated,
+    /// The connection by which it came.
+    pub connection: Option<Arc<Connection>>,
     /// Where an attempt to change something is recorded.
     pub trail: Trail,
     /// When it came.
     pub arrived: Instant,
     /// Until when.
     pub deadline: Deadline,
+    /// Until when the client waits for a call that goes on, where it says so.
+    pub until: Option<Deadline>,
     /// How often gRPC itself has tried this call before.
     pub previous_attempts: u32,
 }
@@ -116,24 +123,6 @@ impl Gateway {
         self.policy
             .grant(&call.authenticated.access, lattice)
             .map_err(ControlError::Denied)
-    }
-
-    /// As [`Self::grant`], for a change, which is recorded whether it is granted or not.
-    fn grant_change<V: Verb>(
-        &self,
-        call: &Call,
-        lattice: &LatticeName,
-        terms: &Terms,
-        entry: impl FnOnce() -> EntryKey,
-    ) -> Result<Grant<V>, ControlError> {
-        call.trail.note(|record| {
-            record.lattice = Some(lattice.to_string());
-            record.verb = Some(V::NAME.as_str());
-            record.entry = Some(entry().to_string());
-            record.request_id = terms.request_id.as_ref().map(|id| id.as_str().to_owned());
-            record.validate_only = terms.mode == Mode::ValidateOnly;
-        });
-        self.grant(call, lattice)
     }
 }
 
@@ -207,6 +196,7 @@ pub fn routes(
         .add_service(limited!(OciReferenceServiceServer))
         .add_service(limited!(InterfaceLinkServiceServer))
         .add_service(limited!(ConfigServiceServer))
+        .add_service(limited!(ApplyServiceServer))
         .add_service(limited!(LatticeServiceServer))
         .add_service(watch::WatchServer::new(gateway.clone()));
     if with_reflection {

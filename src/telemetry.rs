@@ -243,14 +243,10 @@ impl Metrics {
         self.unauthenticated.get_or_create(&Why { why }).inc();
     }
 
-    /// A call has begun.
-    pub fn started(&self) {
+    /// A call has begun; it has ended when what this gives is dropped.
+    pub fn under_way(&self) -> UnderWay {
         self.in_flight.inc();
-    }
-
-    /// A call has ended.
-    pub fn ended(&self) {
-        self.in_flight.dec();
+        UnderWay(self.in_flight.clone())
     }
 
     /// A watch has begun.
@@ -312,6 +308,16 @@ impl Metrics {
             Ok(()) => text,
             Err(_) => String::new(),
         }
+    }
+}
+
+/// A call that has begun and not ended.
+#[derive(Debug)]
+pub struct UnderWay(Gauge);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -10,6 +10,10 @@ use std::{
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 /// The bounds of one caller; none where nothing is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +35,8 @@ pub struct Limits {
 pub struct Load {
     rate: Option<DefaultDirectRateLimiter>,
     in_flight_max: usize,
-    in_flight: AtomicUsize,
+    /// None where nothing bounds them.
+    places: Option<Arc<Semaphore>>,
     watches_max: usize,
     watches: AtomicUsize,
 }
@@ -57,7 +62,9 @@ impl Load {
         Self {
             rate,
             in_flight_max: limits.in_flight.unwrap_or(usize::MAX),
-            in_flight: AtomicUsize::new(0),
+            places: limits
+                .in_flight
+                .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
             watches_max: limits.watches.unwrap_or(usize::MAX),
             watches: AtomicUsize::new(0),
         }
@@ -73,29 +80,51 @@ impl Load {
     }
 
     /// Takes a request on, until what this gives is dropped.
-    pub fn admit(self: &Arc<Self>) -> Result<InFlight, Refused> {
-        // Counted before it is judged, so that no two share the last place.
-        let place = InFlight(Arc::clone(self));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.in_flight_max {
-            return Err(Refused::InFlight(self.in_flight_max));
+    pub fn admit(&self) -> Result<InFlight, Refused> {
+        let place = match &self.places {
+            None => None,
+            Some(places) => match Arc::clone(places).try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_full) => return Err(Refused::InFlight(self.in_flight_max)),
+            },
+        };
+        match self.count() {
+            Ok(()) => Ok(InFlight { _place: place }),
+            Err(wait) => Err(Refused::Rate(wait)),
         }
-        if let Some(rate) = &self.rate
-            && let Err(not_until) = rate.check()
-        {
-            return Err(Refused::Rate(not_until.wait_time_from(rate.clock().now())));
+    }
+
+    /// Waits until the rate allows one more request, and counts it.
+    pub async fn counted(&self) {
+        while let Err(wait) = self.count() {
+            sleep(wait).await;
         }
-        Ok(place)
+    }
+
+    /// Waits for a place for a request that was counted.
+    pub async fn place(&self) -> InFlight {
+        let place = match &self.places {
+            None => None,
+            // It is never closed.
+            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
+        };
+        InFlight { _place: place }
+    }
+
+    /// Counts one more request, or tells how long the rate wants it to wait.
+    fn count(&self) -> Result<(), Duration> {
+        let Some(rate) = &self.rate else {
+            return Ok(());
+        };
+        rate.check()
+            .map_err(|not_until| not_until.wait_time_from(rate.clock().now()))
     }
 }
 
-/// A request under way.
+/// A request under way; its place, where there are only so many.
 #[derive(Debug)]
-pub struct InFlight(Arc<Load>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+pub struct InFlight {
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// A watch that is open.
@@ -110,6 +139,8 @@ impl Drop for OpenWatch {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -118,12 +149,48 @@ mod tests {
             in_flight: Some(2),
             ..Limits::default()
         };
-        let load = Arc::new(Load::new(&limits));
+        let load = Load::new(&limits);
         let (first, _second) = (load.admit().unwrap(), load.admit().unwrap());
         assert_eq!(load.admit().unwrap_err(), Refused::InFlight(2));
         assert_eq!(load.admit().unwrap_err(), Refused::InFlight(2));
         drop(first);
         load.admit().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_gets_it_before_who_does_not() {
+        let limits = Limits {
+            in_flight: Some(1),
+            ..Limits::default()
+        };
+        let load = Load::new(&limits);
+        let first = load.admit().unwrap();
+        let mut waiting = Box::pin(load.place());
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(first);
+        assert_eq!(load.admit().unwrap_err(), Refused::InFlight(1));
+        drop(waiting.await);
+        load.admit().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_rate_is_counted_in_time() {
+        let limits = Limits {
+            requests_per_second: NonZeroU32::new(100),
+            burst: NonZeroU32::new(1),
+            ..Limits::default()
+        };
+        let load = Load::new(&limits);
+        let began = tokio::time::Instant::now();
+        for _ in 0..4 {
+            load.counted().await;
+        }
+        // Three of the four wait, 10 ms each.
+        assert!(
+            began.elapsed() >= Duration::from_millis(29),
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     #[test]
@@ -147,7 +214,7 @@ mod tests {
             burst: NonZeroU32::new(3),
             ..Limits::default()
         };
-        let load = Arc::new(Load::new(&limits));
+        let load = Load::new(&limits);
         for _ in 0..3 {
             load.admit().unwrap();
         }

@@ -192,6 +192,11 @@ pub enum ControlError {
     /// Known not applied.
     #[error("the server is shutting down; nothing was written; use another")]
     ShuttingDown,
+    /// Known not applied.
+    #[error(
+        "no more is taken over this connection; of what has no result nothing was written; go on over another"
+    )]
+    Leaving,
     /// Sent, no answer in time.
     #[error(
         "the write was sent and no answer came in time; call again with this request_id and with retry_age"

@@ -85,6 +85,20 @@ impl Violations {
         }
     }
 
+    /// The same, of fields that are within another.
+    #[must_use]
+    pub fn within(mut self, field: &str) -> Self {
+        for violation in &mut self.0 {
+            violation.field = format!("{field}.{}", violation.field);
+        }
+        self
+    }
+
+    /// Notes those of another part of the request, too.
+    pub fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
     /// True while there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

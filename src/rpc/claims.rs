@@ -4,20 +4,15 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, GetQuery, PageQuery,
+    change::{Asked, Change},
     convert::{self, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
-    control::{
-        ControlError,
-        mutate::Written,
-        operations::{ClaimsSource, Terms},
-        page::Filter,
-    },
+    control::{ControlError, page::Filter},
     domain::{
-        Claims, EntryKey, Invalid, Kind, LatticeName, Violations,
-        claims_token::{self, TOKEN_BYTES_MAX, VerifiedToken},
-        nkey::Nkey,
+        EntryKey, Invalid, Kind, Violations,
+        claims_token::{self, TOKEN_BYTES_MAX},
     },
     proto::{
         DeleteClaimsRequest, DeleteClaimsResponse, GetClaimsRequest, GetClaimsResponse, ListClaimsRequest,
@@ -33,8 +28,8 @@ impl ClaimsService for Gateway {
         request: Request<PutClaimsRequest>,
     ) -> Result<Response<PutClaimsResponse>, Status> {
         let call = Call::of(&request);
-        let put = self.put_claims_of(&call, request.into_inner());
-        let written = put.await.map_err(|failure| failure.into_status(&call))?;
+        let put = parse_put(&call, request.into_inner());
+        let written = self.changed(&call, put).await?.written;
         Ok(Response::new(PutClaimsResponse {
             claims: convert::written(&written, convert::claims),
             result: Some(convert::write_result(&written)),
@@ -68,75 +63,70 @@ impl ClaimsService for Gateway {
         request: Request<DeleteClaimsRequest>,
     ) -> Result<Response<DeleteClaimsResponse>, Status> {
         let call = Call::of(&request);
-        let written = self
-            .delete_claims_of(&call, request.into_inner())
-            .await
-            .map_err(|failure| failure.into_status(&call))?;
+        let delete = parse_delete(&call, &request.into_inner());
+        let done = self.changed(&call, delete).await?;
         Ok(Response::new(DeleteClaimsResponse {
-            result: Some(convert::write_result(&written)),
+            result: Some(convert::write_result(&done.written)),
         }))
     }
 }
 
-/// The claims of a request, parsed, before anything is granted.
-enum Parsed {
-    Signed(Box<VerifiedToken>, String),
-    Unsigned(Nkey, Claims),
+/// Parses a put, and verifies its token.
+pub(super) fn parse_put(call: &Call, mut request: PutClaimsRequest) -> Result<Change, Failure> {
+    let source = request.source.take();
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let asked = match source {
+        None => violations.check("source", Err(Invalid::Rule("is required: give jwt or claims"))),
+        Some(Source::Claims(claims)) => convert::parse_claims(&claims, &mut violations)
+            .map(|(key, claims)| Ok(Asked::PutUnsignedClaims(key, Box::new(claims)))),
+        Some(Source::Jwt(text)) if text.len() > TOKEN_BYTES_MAX => {
+            let invalid = Invalid::TooLong {
+                limit: "claims_token_bytes_max",
+                max: TOKEN_BYTES_MAX,
+                actual: text.len(),
+            };
+            violations.check("jwt", Err(invalid))
+        }
+        Some(Source::Jwt(text)) => Some(
+            claims_token::verify(&text)
+                .map(|token| Asked::PutSignedClaims(Box::new(token), text))
+                .map_err(ControlError::ClaimsInvalid),
+        ),
+    };
+    let terms = raw_terms!(request, put_claims_request).parse(call, &mut violations);
+    let (lattice, asked, terms) = finish(three(lattice, asked, terms), violations)?;
+    // A token's own refusal comes after those of the fields, which name theirs.
+    let asked = asked?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked,
+    })
+}
+
+/// Parses a delete.
+pub(super) fn parse_delete(call: &Call, request: &DeleteClaimsRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let key = convert::required(
+        "public_key",
+        convert::not_empty(&request.public_key),
+        &mut violations,
+    );
+    let terms = raw_terms!(request, delete_claims_request).parse(call, &mut violations);
+    let (lattice, key, terms) = finish(three(lattice, key, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::DeleteClaims {
+            key: key.into(),
+            allow_missing: request.allow_missing,
+        },
+    })
 }
 
 impl Gateway {
-    async fn put_claims_of(&self, call: &Call, mut request: PutClaimsRequest) -> Result<Written, Failure> {
-        let source = request.source.take();
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let parsed = match source {
-            None => violations.check("source", Err(Invalid::Rule("is required: give jwt or claims"))),
-            Some(Source::Claims(claims)) => convert::parse_claims(&claims, &mut violations)
-                .map(|(key, claims)| Ok(Parsed::Unsigned(key, claims))),
-            Some(Source::Jwt(text)) if text.len() > TOKEN_BYTES_MAX => {
-                let invalid = Invalid::TooLong {
-                    limit: "claims_token_bytes_max",
-                    max: TOKEN_BYTES_MAX,
-                    actual: text.len(),
-                };
-                violations.check("jwt", Err(invalid))
-            }
-            Some(Source::Jwt(text)) => Some(
-                claims_token::verify(&text)
-                    .map(|token| Parsed::Signed(Box::new(token), text))
-                    .map_err(ControlError::ClaimsInvalid),
-            ),
-        };
-        let terms = raw_terms!(request, put_claims_request).parse(call, &mut violations);
-        let (lattice, parsed, terms) = finish(three(lattice, parsed, terms), violations)?;
-        // A token's own refusal comes after those of the fields, which name theirs.
-        let parsed = parsed?;
-        let source = self.granted(call, &lattice, &terms, parsed)?;
-        Ok(self.control.put_claims(source, terms, call.deadline).await?)
-    }
-
-    fn granted(
-        &self,
-        call: &Call,
-        lattice: &LatticeName,
-        terms: &Terms,
-        parsed: Parsed,
-    ) -> Result<ClaimsSource, ControlError> {
-        let of = |key: &Nkey| EntryKey::Claims(key.as_str().into());
-        Ok(match parsed {
-            Parsed::Signed(token, text) => ClaimsSource::Signed {
-                grant: self.grant_change(call, lattice, terms, || of(&token.subject))?,
-                token,
-                text,
-            },
-            Parsed::Unsigned(key, claims) => ClaimsSource::Unsigned {
-                grant: self.grant_change(call, lattice, terms, || of(&key))?,
-                key,
-                claims,
-            },
-        })
-    }
-
     async fn get_claims_of(
         &self,
         call: &Call,
@@ -181,22 +171,5 @@ impl Gateway {
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
         })
-    }
-
-    async fn delete_claims_of(&self, call: &Call, request: DeleteClaimsRequest) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let key = convert::required(
-            "public_key",
-            convert::not_empty(&request.public_key),
-            &mut violations,
-        );
-        let terms = raw_terms!(request, delete_claims_request).parse(call, &mut violations);
-        let (lattice, key, terms) = finish(three(lattice, key, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::Claims(key.into()))?;
-        let deleted =
-            self.control
-                .delete_claims(&grant, key.into(), request.allow_missing, terms, call.deadline);
-        Ok(deleted.await?)
     }
 }

@@ -4,16 +4,16 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, GetQuery, PageQuery,
-    convert::{self, Resource, finish, raw_terms, three},
+    change::{Asked, Change, Done},
+    convert::{self, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
-    control::{mutate::Written, page::Filter},
+    control::page::Filter,
     domain::{EntryKey, Kind, Violations},
     proto::{
         DeleteConfigRequest, DeleteConfigResponse, GetConfigRequest, GetConfigResponse, ListConfigsRequest,
-        ListConfigsResponse, NamedConfig, PutConfigRequest, PutConfigResponse,
-        config_service_server::ConfigService,
+        ListConfigsResponse, PutConfigRequest, PutConfigResponse, config_service_server::ConfigService,
     },
 };
 
@@ -24,10 +24,13 @@ impl ConfigService for Gateway {
         request: Request<PutConfigRequest>,
     ) -> Result<Response<PutConfigResponse>, Status> {
         let call = Call::of(&request);
-        let put = self.put_config_of(&call, request.into_inner());
-        let (written, config) = put.await.map_err(|failure| failure.into_status(&call))?;
+        let put = parse_put(&call, &request.into_inner());
+        let Done {
+            written,
+            reads_values,
+        } = self.changed(&call, put).await?;
         Ok(Response::new(PutConfigResponse {
-            named_config: convert::written(&written, config),
+            named_config: convert::written(&written, convert::config_seen(reads_values)),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -59,32 +62,47 @@ impl ConfigService for Gateway {
         request: Request<DeleteConfigRequest>,
     ) -> Result<Response<DeleteConfigResponse>, Status> {
         let call = Call::of(&request);
-        let written = self
-            .delete_config_of(&call, request.into_inner())
-            .await
-            .map_err(|failure| failure.into_status(&call))?;
+        let delete = parse_delete(&call, request.into_inner());
+        let done = self.changed(&call, delete).await?;
         Ok(Response::new(DeleteConfigResponse {
-            result: Some(convert::write_result(&written)),
+            result: Some(convert::write_result(&done.written)),
         }))
     }
 }
 
-impl Gateway {
-    async fn put_config_of(
-        &self,
-        call: &Call,
-        request: PutConfigRequest,
-    ) -> Result<(Written, Resource<NamedConfig>), Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let config = convert::parse_named_config(request.named_config.as_ref(), &mut violations);
-        let terms = raw_terms!(request, put_config_request).parse(call, &mut violations);
-        let (lattice, config, terms) = finish(three(lattice, config, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::Config(config.0.clone()))?;
-        let put = self.control.put_config(&grant, config, terms, call.deadline);
-        Ok((put.await?, convert::config_for(&grant)))
-    }
+/// Parses a put.
+pub(super) fn parse_put(call: &Call, request: &PutConfigRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let config = convert::parse_named_config(request.named_config.as_ref(), &mut violations);
+    let terms = raw_terms!(request, put_config_request).parse(call, &mut violations);
+    let (lattice, (name, config), terms) = finish(three(lattice, config, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::PutConfig(name, config),
+    })
+}
 
+/// Parses a delete.
+pub(super) fn parse_delete(call: &Call, request: DeleteConfigRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let name = convert::required("name", convert::not_empty(&request.name), &mut violations);
+    let terms = raw_terms!(request, delete_config_request).parse(call, &mut violations);
+    let (lattice, name, terms) = finish(three(lattice, name, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::DeleteConfig {
+            name: name.into(),
+            allow_missing: request.allow_missing,
+            force: request.force,
+        },
+    })
+}
+
+impl Gateway {
     async fn get_config_of(
         &self,
         call: &Call,
@@ -99,7 +117,7 @@ impl Gateway {
         };
         let (grant, key, standing) = self.get_entry(call, asked, violations).await?;
         Ok(GetConfigResponse {
-            named_config: convert::standing_as(&key, &standing, convert::config_for(&grant)),
+            named_config: convert::standing_as(&key, &standing, convert::config_seen(grant.reads_values())),
         })
     }
 
@@ -116,7 +134,7 @@ impl Gateway {
             page_token: request.page_token,
         };
         let (grant, page) = self.list_entries(call, asked).await?;
-        let config = convert::config_for(&grant);
+        let config = convert::config_seen(grant.reads_values());
         Ok(ListConfigsResponse {
             named_configs: page
                 .entries
@@ -126,19 +144,5 @@ impl Gateway {
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
         })
-    }
-
-    async fn delete_config_of(&self, call: &Call, request: DeleteConfigRequest) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let name = convert::required("name", convert::not_empty(&request.name), &mut violations);
-        let terms = raw_terms!(request, delete_config_request).parse(call, &mut violations);
-        let (lattice, name, terms) = finish(three(lattice, name, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::Config(name.into()))?;
-        let how = (request.allow_missing, request.force);
-        let deleted = self
-            .control
-            .delete_config(&grant, name.into(), how, terms, call.deadline);
-        Ok(deleted.await?)
     }
 }

@@ -6,7 +6,6 @@ use pbjson_types::Timestamp;
 
 use super::Call;
 use crate::{
-    auth::{Grant, Verb},
     control::{
         decide::{Mode, Precondition, Retry},
         mutate::{Outcome, Written},
@@ -311,11 +310,6 @@ pub(super) fn claims(key: &EntryKey, entry: &Entry, output: OutputOnly) -> Optio
     })
 }
 
-/// How a caller is shown links.
-pub(super) fn link_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::LinkDefinition> {
-    link_seen(grant.reads_values())
-}
-
 /// Shows links: the values, which may hold secrets, only to who may read them.
 pub(super) fn link_seen(with_values: bool) -> Resource<proto::LinkDefinition> {
     match with_values {
@@ -387,11 +381,6 @@ pub(super) fn interface_link(
         revision: output.revision,
         update_time: output.update_time,
     })
-}
-
-/// How a caller is shown configs.
-pub(super) fn config_for<V: Verb>(grant: &Grant<V>) -> Resource<proto::NamedConfig> {
-    config_seen(grant.reads_values())
 }
 
 /// Shows configs: the values, which may hold secrets, only to who may read them.

@@ -4,13 +4,14 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, PageQuery,
+    change::{Asked, Change},
     convert::{self, Resource, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
     auth::Read,
-    control::{mutate::Written, page::Filter},
-    domain::{EntryKey, Kind, Violations},
+    control::page::Filter,
+    domain::{Kind, Violations},
     proto::{
         DeleteInterfaceLinkRequest, DeleteInterfaceLinkResponse, GetInterfaceLinkRequest,
         GetInterfaceLinkResponse, InterfaceLink, ListInterfaceLinksRequest, ListInterfaceLinksResponse,
@@ -28,8 +29,8 @@ impl InterfaceLinkService for Gateway {
         request: Request<PutInterfaceLinkRequest>,
     ) -> Result<Response<PutInterfaceLinkResponse>, Status> {
         let call = Call::of(&request);
-        let put = self.put_interface_link_of(&call, request.into_inner());
-        let written = put.await.map_err(|failure| failure.into_status(&call))?;
+        let put = parse_put(&call, &request.into_inner());
+        let written = self.changed(&call, put).await?.written;
         Ok(Response::new(PutInterfaceLinkResponse {
             interface_link: convert::written(&written, LINK),
             result: Some(convert::write_result(&written)),
@@ -63,34 +64,46 @@ impl InterfaceLinkService for Gateway {
         request: Request<DeleteInterfaceLinkRequest>,
     ) -> Result<Response<DeleteInterfaceLinkResponse>, Status> {
         let call = Call::of(&request);
-        let written = self
-            .delete_interface_link_of(&call, request.into_inner())
-            .await
-            .map_err(|failure| failure.into_status(&call))?;
+        let delete = parse_delete(&call, &request.into_inner());
+        let done = self.changed(&call, delete).await?;
         Ok(Response::new(DeleteInterfaceLinkResponse {
-            result: Some(convert::write_result(&written)),
+            result: Some(convert::write_result(&done.written)),
         }))
     }
 }
 
-impl Gateway {
-    async fn put_interface_link_of(
-        &self,
-        call: &Call,
-        request: PutInterfaceLinkRequest,
-    ) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let link = convert::parse_interface_link(request.interface_link.as_ref(), &mut violations);
-        let terms = raw_terms!(request, put_interface_link_request).parse(call, &mut violations);
-        let (lattice, link, terms) = finish(three(lattice, link, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::InterfaceLink(link.0.clone()))?;
-        let put = self
-            .control
-            .put_interface_link(&grant, link, terms, call.deadline);
-        Ok(put.await?)
-    }
+/// Parses a put.
+pub(super) fn parse_put(call: &Call, request: &PutInterfaceLinkRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let link = convert::parse_interface_link(request.interface_link.as_ref(), &mut violations);
+    let terms = raw_terms!(request, put_interface_link_request).parse(call, &mut violations);
+    let (lattice, (id, link), terms) = finish(three(lattice, link, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::PutInterfaceLink(id, link),
+    })
+}
 
+/// Parses a delete.
+pub(super) fn parse_delete(call: &Call, request: &DeleteInterfaceLinkRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let selector = convert::link_selector!(request).parse(&mut violations);
+    let terms = raw_terms!(request, delete_interface_link_request).parse(call, &mut violations);
+    let (lattice, selector, terms) = finish(three(lattice, selector, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::DeleteInterfaceLink {
+            selector,
+            allow_missing: request.allow_missing,
+        },
+    })
+}
+
+impl Gateway {
     async fn get_interface_link_of(
         &self,
         call: &Call,
@@ -140,24 +153,5 @@ impl Gateway {
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
         })
-    }
-
-    async fn delete_interface_link_of(
-        &self,
-        call: &Call,
-        request: DeleteInterfaceLinkRequest,
-    ) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let selector = convert::link_selector!(request).parse(&mut violations);
-        let terms = raw_terms!(request, delete_interface_link_request).parse(call, &mut violations);
-        let (lattice, selector, terms) = finish(three(lattice, selector, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || {
-            EntryKey::InterfaceLink(selector.id.clone())
-        })?;
-        let deleted =
-            self.control
-                .delete_interface_link(&grant, selector, request.allow_missing, terms, call.deadline);
-        Ok(deleted.await?)
     }
 }

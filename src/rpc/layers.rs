@@ -9,39 +9,46 @@ use std::{
 };
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::Response,
 };
 use futures_util::FutureExt;
 use http::HeaderMap;
+use http_body_util::BodyExt;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, sleep_until},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
-use super::{Call, status};
+use super::{Call, server::Connection, status};
 use crate::{
     audit::{Audit, Trail},
     auth::{
         Access, Caller,
         authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
-        limits::InFlight,
-        peer::Peer,
+        limits::{InFlight, Load},
     },
     control::{Clock, ControlError, Deadline},
     jitter,
-    telemetry::Metrics,
+    telemetry::{Metrics, UnderWay},
 };
 
+const CODE: &str = "grpc-status";
 const HEALTH_PREFIX: &str = "/grpc.health.";
 /// For how long the refusal of a caller that asks too much is held back, at most, and half of it at least.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
 
+/// A longer timeout of a stream is cut: clocks cannot count all that gRPC can write.
+const STREAM_TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365);
+/// For how long a stream waits for its place where others have all of them.
+const STREAM_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What the layer decides by.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Admission {
     /// Who calls.
     pub authenticator: Arc<Authenticator>,
@@ -51,6 +58,9 @@ pub struct Admission {
     pub in_flight: Arc<Semaphore>,
     /// How many watches may be open.
     pub watches: Arc<Semaphore>,
+    /// How many of these places streams and their operations may have. They wait for one where other calls are refused, and
+    /// would leave those none.
+    pub of_streams: Arc<Semaphore>,
     /// The deadline of a call that sends none.
     pub default_deadline: Duration,
     /// The longest deadline; a longer one is cut.
@@ -63,19 +73,25 @@ pub struct Admission {
     pub metrics: Metrics,
 }
 
+/// Half of all places, for [`Admission::of_streams`].
+pub fn places_of_streams(in_flight_max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((in_flight_max / 2).max(1)))
+}
+
 /// Wraps one call.
-pub async fn call(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
+pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = known_method(request.uri().path());
     let is_health = request.uri().path().starts_with(HEALTH_PREFIX);
-    let mut call = admission.call_of(request.headers());
-    let peer = request.extensions().get::<Arc<Peer>>().cloned();
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let mut call = admission.call_of(request.headers(), connection);
+    let mut place = None;
     let response = if is_health {
         next.run(request).await
     } else {
-        let admitted = admission.admit(method, &mut call, request.headers(), peer.as_deref());
-        match admitted.await {
-            Ok(_places) => {
+        match admission.admit(method, &mut call, request.headers()).await {
+            Ok(admitted) => {
+                place = Some((admitted, admission.metrics.under_way()));
                 request.extensions_mut().insert(call.clone());
                 admission.handle(method, &call, next.run(request)).await
             }
@@ -86,22 +102,62 @@ pub async fn call(State(admission): State<Admission>, mut request: Request, next
         }
     };
     let response = with_reason(response, &call);
-    let (code, time) = (code_of(&response), began.elapsed());
-    debug!(
-        rpc = method,
-        call_id = call.id,
-        caller = call.caller().as_str(),
-        code,
-        duration_us = time.as_micros(),
-        "answered"
-    );
-    admission.metrics.answered(method, code, time);
-    response
+    if !goes_on(method) || response.headers().contains_key(CODE) {
+        admission.answered(method, &call, code_of(response.headers()), began);
+        return response;
+    }
+    let mut goes_on = Some(GoesOn {
+        admission,
+        method,
+        call,
+        began,
+        _place: place,
+    });
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            if let Some(trailers) = frame.trailers_ref()
+                && let Some(goes_on) = goes_on.take()
+            {
+                goes_on.ended(code_of(trailers));
+            }
+            frame
+        }))
+    })
+}
+
+/// A call whose answer goes on: it has its place until all of it was handed over, or nobody wants the rest.
+struct GoesOn {
+    admission: Arc<Admission>,
+    method: &'static str,
+    call: Call,
+    began: Instant,
+    _place: Option<(Place, UnderWay)>,
+}
+
+impl GoesOn {
+    fn ended(self, code: &str) {
+        let Self {
+            admission,
+            method,
+            call,
+            began,
+            ..
+        } = &self;
+        admission.answered(method, call, code, *began);
+    }
+}
+
+/// The place of a call among those in flight, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_streams: Option<OwnedSemaphorePermit>,
+    _of_caller: InFlight,
 }
 
 /// An answer has its code in the trailers, where it is OK; an error has it in the headers.
-fn code_of(response: &Response) -> &str {
-    let code = response.headers().get("grpc-status");
+fn code_of(headers: &HeaderMap) -> &str {
+    let code = headers.get(CODE);
     code.and_then(|code| code.to_str().ok()).unwrap_or("0")
 }
 
@@ -115,7 +171,7 @@ fn with_reason(response: Response, call: &Call) -> Response {
         .get("grpc-message")
         .and_then(|message| message.to_str().ok());
     match status::of_transport(
-        code_of(&response),
+        code_of(headers),
         &message.unwrap_or_default().replace("%20", " "),
         call,
     ) {
@@ -126,7 +182,7 @@ fn with_reason(response: Response, call: &Call) -> Response {
 
 impl Admission {
     /// Begins to record an attempt to change something, where that is configured and can be done.
-    fn begin(&self, method: &'static str, call: &mut Call, peer: Option<&Peer>) -> Result<(), ControlError> {
+    pub(super) fn begin(&self, method: &'static str, call: &mut Call) -> Result<(), ControlError> {
         let Some(audit) = self.audit.as_ref().filter(|_| is_change(method)) else {
             return Ok(());
         };
@@ -135,8 +191,17 @@ impl Admission {
         }
         call.trail = Trail::begin(audit, method, &call.id, self.clock.now());
         call.trail
-            .note(|record| record.address = peer.map(|peer| peer.address));
+            .note(|record| record.address = call.connection.as_ref().map(|by| by.peer.address));
         Ok(())
+    }
+
+    /// Notes who calls.
+    pub(super) fn identify(call: &Call) {
+        let Authenticated { access, credential } = &call.authenticated;
+        call.trail.note(|record| {
+            record.caller = Some(access.caller().as_str().to_owned());
+            record.credential = Some(credential.shown());
+        });
     }
 
     /// Finds out who calls, and takes a place for the call; given back when what this gives is dropped.
@@ -145,30 +210,75 @@ impl Admission {
         method: &'static str,
         call: &mut Call,
         headers: &HeaderMap,
-        peer: Option<&Peer>,
-    ) -> Result<(SemaphorePermit<'_>, InFlight), ControlError> {
-        self.begin(method, call, peer)?;
+    ) -> Result<Place, ControlError> {
+        self.begin(method, call)?;
         if self.draining.is_cancelled() {
             return Err(ControlError::ShuttingDown);
         }
-        let place = self
-            .in_flight
-            .try_acquire()
+        let of_all = Arc::clone(&self.in_flight)
+            .try_acquire_owned()
             .map_err(|_full| ControlError::Overloaded)?;
+        let peer = call.connection.as_ref().map(|by| &by.peer);
         let now = self.clock.unix_seconds();
         let authenticated = self.authenticator.authenticate(headers, peer, now);
         call.authenticated = authenticated.await.map_err(|unauthenticated| {
             let address = peer.map(|peer| peer.address);
-            debug!(call_id = call.id, ?address, ?unauthenticated, "no caller");
+            debug!(call_id = &*call.id, ?address, ?unauthenticated, "no caller");
             self.refused(unauthenticated)
         })?;
-        let Authenticated { access, credential } = &call.authenticated;
-        call.trail.note(|record| {
-            record.caller = Some(access.caller().as_str().to_owned());
-            record.credential = Some(credential.shown());
-        });
-        let own_place = access.load().admit();
-        Ok((place, own_place.map_err(ControlError::of_load)?))
+        Self::identify(call);
+        let of_caller = call.authenticated.access.load().admit();
+        let of_caller = of_caller.map_err(ControlError::of_load)?;
+        let of_streams = match goes_on(method) {
+            false => None,
+            true => {
+                let place = Arc::clone(&self.of_streams).acquire_owned();
+                let place = timeout(STREAM_PATIENCE, place).await.ok().and_then(Result::ok);
+                Some(place.ok_or(ControlError::Overloaded)?)
+            }
+        };
+        Ok(Place {
+            _of_all: of_all,
+            _of_streams: of_streams,
+            _of_caller: of_caller,
+        })
+    }
+
+    /// Waits for a place for one operation of a call, beside the call's own. The caller's comes first, so that who has used
+    /// up its own holds none of everybody's meanwhile. `None` never comes: the places are never closed.
+    pub(super) async fn another_place(&self, load: &Load) -> Option<Place> {
+        let of_caller = load.place().await;
+        let of_streams = Arc::clone(&self.of_streams).acquire_owned().await.ok();
+        Some(Place {
+            _of_all: Arc::clone(&self.in_flight).acquire_owned().await.ok()?,
+            _of_streams: of_streams,
+            _of_caller: of_caller,
+        })
+    }
+
+    /// The deadline of one operation of a call that goes on.
+    pub(super) fn deadline_of_operation(&self, until: Option<Deadline>) -> Deadline {
+        let own = Deadline::within(self.default_deadline);
+        until.map_or(own, |until| own.min(until))
+    }
+
+    /// Cancelled once what goes on must end.
+    pub(super) fn leaving<'a>(&'a self, call: &'a Call) -> &'a CancellationToken {
+        call.connection.as_ref().map_or(&self.draining, |by| &by.leaving)
+    }
+
+    /// Logs and counts an answer.
+    pub(super) fn answered(&self, method: &'static str, call: &Call, code: &str, began: Instant) {
+        let time = began.elapsed();
+        debug!(
+            rpc = method,
+            call_id = &*call.id,
+            caller = call.caller().as_str(),
+            code,
+            duration_us = time.as_micros(),
+            "answered"
+        );
+        self.metrics.answered(method, code, time);
     }
 
     fn refused(&self, unauthenticated: Unauthenticated) -> ControlError {
@@ -189,7 +299,7 @@ impl Admission {
         match self.authenticator.by_credential(credential, now) {
             Ok(authenticated) => Ok(authenticated.access),
             Err(unauthenticated) => {
-                debug!(call_id = call.id, ?unauthenticated, "no longer a caller");
+                debug!(call_id = &*call.id, ?unauthenticated, "no longer a caller");
                 Err(self.refused(unauthenticated))
             }
         }
@@ -220,32 +330,31 @@ impl Admission {
         let span = info_span!(
             "rpc",
             rpc = method,
-            call_id = call.id,
+            call_id = &*call.id,
             caller = call.caller().as_str()
         );
-        self.metrics.started();
         let handled = AssertUnwindSafe(handled).catch_unwind();
         // Operations end by themselves in time; a request whose message does not arrive is ended here.
         let latest = call.deadline.at() + margin(self.deadline_max);
-        let response = match tokio::time::timeout_at(latest, handled.instrument(span)).await {
+        match tokio::time::timeout_at(latest, handled.instrument(span)).await {
             Ok(Ok(response)) => response,
             Ok(Err(_panic)) => status::panicked(call).into_http(),
             Err(_late) => status::of(ControlError::ReadTimedOut, call).into_http(),
-        };
-        self.metrics.ended();
-        response
+        }
     }
 
-    fn call_of(&self, headers: &HeaderMap) -> Call {
+    fn call_of(&self, headers: &HeaderMap, connection: Option<Arc<Connection>>) -> Call {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let asked = text("grpc-timeout").and_then(parse_timeout);
         let time = asked.unwrap_or(self.default_deadline).min(self.deadline_max);
         Call {
-            id: uuid::Uuid::now_v7().to_string(),
+            id: uuid::Uuid::now_v7().to_string().into(),
             authenticated: nobody(),
+            connection,
             trail: Trail::default(),
             arrived: Instant::now(),
-            deadline: Deadline::within(time.saturating_sub(margin(time))),
+            deadline: answered_within(time),
+            until: asked.map(|time| answered_within(time.min(STREAM_TIMEOUT_MAX))),
             previous_attempts: text("grpc-previous-rpc-attempts")
                 .and_then(|attempts| attempts.parse().ok())
                 .unwrap_or(0),
@@ -266,11 +375,13 @@ impl Call {
     /// A call of which nothing is known yet.
     pub(super) fn unknown() -> Self {
         Self {
-            id: String::new(),
+            id: Arc::from(""),
             authenticated: nobody(),
+            connection: None,
             trail: Trail::default(),
             arrived: Instant::now(),
             deadline: Deadline::within(Duration::ZERO),
+            until: None,
             previous_attempts: 0,
         }
     }
@@ -284,6 +395,10 @@ fn nobody() -> Authenticated {
         access: Arc::clone(&NOBODY),
         credential: Credential::None,
     }
+}
+
+fn answered_within(time: Duration) -> Deadline {
+    Deadline::within(time.saturating_sub(margin(time)))
 }
 
 /// So much earlier than the client gives up is it answered, so that it hears the reason.
@@ -311,7 +426,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
-    const METHODS: [&str; 25] = [
+    const METHODS: [&str; 27] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
         "/lattice.control.v1.ClaimsService/ListClaims",
@@ -333,6 +448,8 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.ConfigService/ListConfigs",
         "/lattice.control.v1.ConfigService/DeleteConfig",
         "/lattice.control.v1.WatchService/Watch",
+        "/lattice.control.v1.ApplyService/Apply",
+        "/lattice.control.v1.ApplyService/ApplyManifest",
         "/lattice.control.v1.LatticeService/ListLattices",
         "/lattice.control.v1.LatticeService/GetLattice",
         "/lattice.control.v1.LatticeService/ProvisionLattice",
@@ -344,7 +461,13 @@ fn known_method(path: &str) -> &'static str {
         .map_or("other", |(_, method)| method)
 }
 
-/// Whether the method, as [`known_method`] names it, changes something.
+/// Whether the method's answer is a stream, which goes on behind its headers.
+fn goes_on(method: &str) -> bool {
+    method == "Apply"
+}
+
+/// Whether the method, as [`known_method`] names it, changes something itself. `Apply` and `ApplyManifest` do not: their
+/// operations do, each by the method of its own service.
 fn is_change(method: &str) -> bool {
     ["Put", "Set", "Delete", "Provision"]
         .into_iter()

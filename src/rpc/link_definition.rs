@@ -4,15 +4,16 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, GetQuery, PageQuery,
-    convert::{self, Resource, finish, raw_terms, three},
+    change::{Asked, Change, Done},
+    convert::{self, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
-    control::{mutate::Written, page::Filter},
+    control::page::Filter,
     domain::{EntryKey, Kind, Violations},
     proto::{
         DeleteLinkDefinitionRequest, DeleteLinkDefinitionResponse, GetLinkDefinitionRequest,
-        GetLinkDefinitionResponse, LinkDefinition, ListLinkDefinitionsRequest, ListLinkDefinitionsResponse,
+        GetLinkDefinitionResponse, ListLinkDefinitionsRequest, ListLinkDefinitionsResponse,
         PutLinkDefinitionRequest, PutLinkDefinitionResponse,
         link_definition_service_server::LinkDefinitionService,
     },
@@ -25,10 +26,13 @@ impl LinkDefinitionService for Gateway {
         request: Request<PutLinkDefinitionRequest>,
     ) -> Result<Response<PutLinkDefinitionResponse>, Status> {
         let call = Call::of(&request);
-        let put = self.put_link(&call, request.into_inner());
-        let (written, link) = put.await.map_err(|failure| failure.into_status(&call))?;
+        let put = parse_put(&call, &request.into_inner());
+        let Done {
+            written,
+            reads_values,
+        } = self.changed(&call, put).await?;
         Ok(Response::new(PutLinkDefinitionResponse {
-            link_definition: convert::written(&written, link),
+            link_definition: convert::written(&written, convert::link_seen(reads_values)),
             result: Some(convert::write_result(&written)),
         }))
     }
@@ -60,36 +64,49 @@ impl LinkDefinitionService for Gateway {
         request: Request<DeleteLinkDefinitionRequest>,
     ) -> Result<Response<DeleteLinkDefinitionResponse>, Status> {
         let call = Call::of(&request);
-        let written = self
-            .delete_link(&call, request.into_inner())
-            .await
-            .map_err(|failure| failure.into_status(&call))?;
+        let delete = parse_delete(&call, &request.into_inner());
+        let done = self.changed(&call, delete).await?;
         Ok(Response::new(DeleteLinkDefinitionResponse {
-            result: Some(convert::write_result(&written)),
+            result: Some(convert::write_result(&done.written)),
         }))
     }
 }
 
-impl Gateway {
-    async fn put_link(
-        &self,
-        call: &Call,
-        request: PutLinkDefinitionRequest,
-    ) -> Result<(Written, Resource<LinkDefinition>), Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let link = convert::parse_link_definition(request.link_definition.as_ref(), &mut violations);
-        let terms = raw_terms!(request, put_link_definition_request).parse(call, &mut violations);
-        let (lattice, link, terms) = finish(three(lattice, link, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || {
-            EntryKey::LinkDefinition(link.0.clone())
-        })?;
-        let put = self
-            .control
-            .put_link_definition(&grant, link, terms, call.deadline);
-        Ok((put.await?, convert::link_for(&grant)))
-    }
+/// Parses a put.
+pub(super) fn parse_put(call: &Call, request: &PutLinkDefinitionRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let link = convert::parse_link_definition(request.link_definition.as_ref(), &mut violations);
+    let terms = raw_terms!(request, put_link_definition_request).parse(call, &mut violations);
+    let (lattice, (id, link), terms) = finish(three(lattice, link, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::PutLinkDefinition(id, link),
+    })
+}
 
+/// Parses a delete.
+pub(super) fn parse_delete(call: &Call, request: &DeleteLinkDefinitionRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let id = convert::link_id(
+        request.actor_id.as_deref(),
+        request.contract_id.as_deref(),
+        request.link_name.as_deref(),
+        &mut violations,
+    );
+    let terms = raw_terms!(request, delete_link_definition_request).parse(call, &mut violations);
+    let (lattice, id, terms) = finish(three(lattice, id, terms), violations)?;
+    let allow_missing = request.allow_missing;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::DeleteLinkDefinition { id, allow_missing },
+    })
+}
+
+impl Gateway {
     async fn get_link(
         &self,
         call: &Call,
@@ -109,7 +126,7 @@ impl Gateway {
         };
         let (grant, key, standing) = self.get_entry(call, asked, violations).await?;
         Ok(GetLinkDefinitionResponse {
-            link_definition: convert::standing_as(&key, &standing, convert::link_for(&grant)),
+            link_definition: convert::standing_as(&key, &standing, convert::link_seen(grant.reads_values())),
         })
     }
 
@@ -127,7 +144,7 @@ impl Gateway {
             page_token: request.page_token,
         };
         let (grant, page) = self.list_entries(call, asked).await?;
-        let link = convert::link_for(&grant);
+        let link = convert::link_seen(grant.reads_values());
         Ok(ListLinkDefinitionsResponse {
             link_definitions: page
                 .entries
@@ -137,27 +154,5 @@ impl Gateway {
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
         })
-    }
-
-    async fn delete_link(
-        &self,
-        call: &Call,
-        request: DeleteLinkDefinitionRequest,
-    ) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let id = convert::link_id(
-            request.actor_id.as_deref(),
-            request.contract_id.as_deref(),
-            request.link_name.as_deref(),
-            &mut violations,
-        );
-        let terms = raw_terms!(request, delete_link_definition_request).parse(call, &mut violations);
-        let (lattice, id, terms) = finish(three(lattice, id, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::LinkDefinition(id.clone()))?;
-        let deleted =
-            self.control
-                .delete_link_definition(&grant, id, request.allow_missing, terms, call.deadline);
-        Ok(deleted.await?)
     }
 }

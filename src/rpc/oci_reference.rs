@@ -4,11 +4,12 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     Call, Gateway, GetQuery, PageQuery,
+    change::{Asked, Change},
     convert::{self, finish, raw_terms, three},
     status::Failure,
 };
 use crate::{
-    control::{mutate::Written, page::Filter},
+    control::page::Filter,
     domain::{EntryKey, Kind, Violations},
     proto::{
         DeleteOciReferenceRequest, DeleteOciReferenceResponse, GetOciReferenceRequest,
@@ -24,8 +25,8 @@ impl OciReferenceService for Gateway {
         request: Request<SetOciReferenceRequest>,
     ) -> Result<Response<SetOciReferenceResponse>, Status> {
         let call = Call::of(&request);
-        let set = self.set_reference(&call, request.into_inner());
-        let written = set.await.map_err(|failure| failure.into_status(&call))?;
+        let set = parse_set(&call, &request.into_inner());
+        let written = self.changed(&call, set).await?.written;
         Ok(Response::new(SetOciReferenceResponse {
             oci_reference: convert::written(&written, convert::oci_reference),
             result: Some(convert::write_result(&written)),
@@ -59,32 +60,43 @@ impl OciReferenceService for Gateway {
         request: Request<DeleteOciReferenceRequest>,
     ) -> Result<Response<DeleteOciReferenceResponse>, Status> {
         let call = Call::of(&request);
-        let written = self
-            .delete_reference(&call, request.into_inner())
-            .await
-            .map_err(|failure| failure.into_status(&call))?;
+        let delete = parse_delete(&call, &request.into_inner());
+        let done = self.changed(&call, delete).await?;
         Ok(Response::new(DeleteOciReferenceResponse {
-            result: Some(convert::write_result(&written)),
+            result: Some(convert::write_result(&done.written)),
         }))
     }
 }
 
-impl Gateway {
-    async fn set_reference(&self, call: &Call, request: SetOciReferenceRequest) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let reference = convert::parse_oci_reference(request.oci_reference.as_ref(), &mut violations);
-        let terms = raw_terms!(request, set_oci_reference_request).parse(call, &mut violations);
-        let (lattice, reference, terms) = finish(three(lattice, reference, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || {
-            EntryKey::OciReference(reference.0.clone())
-        })?;
-        let set = self
-            .control
-            .set_oci_reference(&grant, reference, terms, call.deadline);
-        Ok(set.await?)
-    }
+/// Parses what is to be set.
+pub(super) fn parse_set(call: &Call, request: &SetOciReferenceRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let reference = convert::parse_oci_reference(request.oci_reference.as_ref(), &mut violations);
+    let terms = raw_terms!(request, set_oci_reference_request).parse(call, &mut violations);
+    let (lattice, (url, reference), terms) = finish(three(lattice, reference, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::SetOciReference(url, reference),
+    })
+}
 
+/// Parses a delete.
+pub(super) fn parse_delete(call: &Call, request: &DeleteOciReferenceRequest) -> Result<Change, Failure> {
+    let mut violations = Violations::new();
+    let lattice = convert::lattice(&request.lattice, &mut violations);
+    let url = convert::required("oci_url", request.oci_url.as_deref(), &mut violations);
+    let terms = raw_terms!(request, delete_oci_reference_request).parse(call, &mut violations);
+    let (lattice, url, terms) = finish(three(lattice, url, terms), violations)?;
+    Ok(Change {
+        lattice,
+        terms,
+        asked: Asked::DeleteOciReference(url.into()),
+    })
+}
+
+impl Gateway {
     async fn get_reference(
         &self,
         call: &Call,
@@ -125,19 +137,5 @@ impl Gateway {
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
         })
-    }
-
-    async fn delete_reference(
-        &self,
-        call: &Call,
-        request: DeleteOciReferenceRequest,
-    ) -> Result<Written, Failure> {
-        let mut violations = Violations::new();
-        let lattice = convert::lattice(&request.lattice, &mut violations);
-        let url = convert::required("oci_url", request.oci_url.as_deref(), &mut violations);
-        let terms = raw_terms!(request, delete_oci_reference_request).parse(call, &mut violations);
-        let (lattice, url, terms) = finish(three(lattice, url, terms), violations)?;
-        let grant = self.grant_change(call, &lattice, &terms, || EntryKey::OciReference(url.into()))?;
-        Ok(self.control.delete_oci_reference(&grant, call.deadline).await?)
     }
 }

@@ -41,6 +41,15 @@ pub struct ConnectionLimits {
     pub drain_timeout: Duration,
 }
 
+/// The connection by which a request comes.
+#[derive(Debug)]
+pub struct Connection {
+    /// Who is at its other end.
+    pub peer: Peer,
+    /// Cancelled once it takes nothing more, by its age or because the server drains: what goes on must end soon.
+    pub leaving: CancellationToken,
+}
+
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 const WINDOW_BYTES: u32 = 1024 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
@@ -53,7 +62,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `drain` is cancelled; then until every connection has ended, or `quiet` says that no call is in flight
 /// (a peer may hold an idle connection or a health watch for ever), or the time to drain is over.
 ///
-/// Every request has an `Arc<Peer>` among its extensions. Without `tls` connections are not secured.
+/// Every request has an `Arc<Connection>` among its extensions. Without `tls` connections are not secured.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -144,9 +153,13 @@ impl Serving {
     }
 
     async fn calls(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-        let peer = Arc::new(peer);
+        let leaving = self.drain.child_token();
+        let connection = Arc::new(Connection {
+            peer,
+            leaving: leaving.clone(),
+        });
         let service = self.router.map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Arc::clone(&peer));
+            request.extensions_mut().insert(Arc::clone(&connection));
             request
         });
         let builder = http2(&self.limits);
@@ -163,6 +176,7 @@ impl Serving {
             Ok(ended)
         } else {
             served.as_mut().graceful_shutdown();
+            leaving.cancel();
             timeout(self.limits.drain_timeout, served).await
         };
         match ended {

@@ -5,17 +5,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use prost::Message;
 use tonic::{Code, Status};
-use tonic_types::{
-    BadRequest, ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt,
-};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 use tracing::{debug, error};
 
 use super::{Call, MESSAGE_BYTES_MAX};
 use crate::{
     control::ControlError,
-    domain::{Invalid, Violations},
-    proto::{ErrorReason, PACKAGE},
+    domain::{Invalid, Violations, claims_token::TokenRefused},
+    proto::{self, ErrorReason, PACKAGE},
 };
 
 /// Why a call fails: its fields, or what came of its operation.
@@ -23,6 +22,8 @@ use crate::{
 pub enum Failure {
     /// Fields were refused.
     Fields(Violations),
+    /// Claims tokens were refused, each where its field is.
+    Tokens(Vec<(String, TokenRefused)>),
     /// The operation has no result.
     Control(ControlError),
 }
@@ -42,11 +43,17 @@ impl From<ControlError> for Failure {
 impl Failure {
     /// Logs the failure, once and here, and makes its status.
     pub fn into_status(self, call: &Call) -> Status {
+        self.into_status_of(call, &[call])
+    }
+
+    /// As [`Self::into_status`], where the one failure is that of several changes.
+    pub(super) fn into_status_of(self, call: &Call, changes: &[&Call]) -> Status {
         let told = match self {
             Self::Fields(violations) => of_violations(&violations),
+            Self::Tokens(refused) => of_tokens(&refused),
             Self::Control(error) => of_control(error, call),
         };
-        note(&told, call);
+        changes.iter().for_each(|change| note(&told, change));
         debug!(reason = told.reason.as_str_name(), code = ?told.code, "the call failed: {}", told.message);
         told.into_status()
     }
@@ -88,6 +95,25 @@ pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Sta
     };
     note(&told, call);
     Some(told.into_status())
+}
+
+/// A status as a message, where it is the answer to one change among others.
+pub(super) fn into_message(status: &Status) -> proto::rpc::Status {
+    // Its details are the whole status, encoded, where it has some.
+    match proto::rpc::Status::decode(status.details()) {
+        Ok(whole) if !whole.details.is_empty() => whole,
+        _ => proto::rpc::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        },
+    }
+}
+
+/// What tonic tells where a stream brings no readable message.
+pub(super) fn of_stream(unreadable: Status, call: &Call) -> Status {
+    let code = i32::from(unreadable.code()).to_string();
+    of_transport(&code, unreadable.message(), call).unwrap_or(unreadable)
 }
 
 /// A failure by a bug.
@@ -151,10 +177,12 @@ impl Told {
     }
 }
 
+/// Fields that an error names, at most.
+const DESCRIBED_MAX: usize = 16;
+
 /// Only limits exceeded: `LIMIT_EXCEEDED` with the first of them; else `INVALID_FIELD`. Each field is named, as far as
 /// the headers have room, in which gRPC sends errors.
 fn of_violations(violations: &Violations) -> Told {
-    const DESCRIBED_MAX: usize = 16;
     let described = violations
         .iter()
         .take(DESCRIBED_MAX)
@@ -179,6 +207,26 @@ fn of_violations(violations: &Violations) -> Told {
         Some([(limit, max, actual), ..]) => limit_exceeded(limit, *max, *actual, message),
         _ => invalid(ErrorReason::InvalidField, message),
     };
+    told.violations = described;
+    told
+}
+
+/// With the cause of the first.
+fn of_tokens(refused: &[(String, TokenRefused)]) -> Told {
+    let described = refused
+        .iter()
+        .take(DESCRIBED_MAX)
+        .map(|(field, refused)| FieldViolation::new(field, refused.to_string()));
+    let described = described.collect();
+    let first = refused.first().map(|(_, first)| *first);
+    let message = first.map(|first| ControlError::ClaimsInvalid(first).to_string());
+    let cause = first.map(|first| first.cause());
+    let mut told = Told::new(
+        Code::InvalidArgument,
+        ErrorReason::ClaimsInvalid,
+        message.unwrap_or_default(),
+    )
+    .with("cause", cause.unwrap_or_default());
     told.violations = described;
     told
 }
@@ -209,11 +257,7 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
             quota(Reason::QuotaExceeded, "entries in a lattice", message).retry_after(QUOTA_PAUSE)
         }
         ControlError::RequestIdReused => invalid(Reason::RequestIdReused, message),
-        ControlError::ClaimsInvalid(refused) => {
-            let mut told = invalid(Reason::ClaimsInvalid, message).with("cause", refused.cause());
-            told.violations = BadRequest::with_violation("jwt", refused.to_string()).field_violations;
-            told
-        }
+        ControlError::ClaimsInvalid(refused) => of_tokens(&[("jwt".to_owned(), refused)]),
         ControlError::PageTokenInvalid => invalid(Reason::PageTokenInvalid, message),
         ControlError::ResumeTokenInvalid => invalid(Reason::ResumeTokenInvalid, message),
         ControlError::WatchLagged { resume_token } => quota(Reason::WatchLagged, "changes behind", message)
@@ -273,8 +317,10 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::BackendUnavailable { retry_after, .. } => {
             Told::new(Code::Unavailable, Reason::BackendUnavailable, message).retry_after(retry_after)
         }
-        ControlError::ShuttingDown => Told::new(Code::Unavailable, Reason::ShuttingDown, message)
-            .retry_after(Duration::from_millis(100)),
+        ControlError::ShuttingDown | ControlError::Leaving => {
+            Told::new(Code::Unavailable, Reason::ShuttingDown, message)
+                .retry_after(Duration::from_millis(100))
+        }
         ControlError::ProvisionUnknown => Told::new(Code::DeadlineExceeded, Reason::OutcomeUnknown, message),
         ControlError::OutcomeUnknown { request_id } => {
             Told::new(Code::DeadlineExceeded, Reason::OutcomeUnknown, message).with("request_id", request_id)
@@ -282,8 +328,8 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::ReadTimedOut => Told::new(Code::DeadlineExceeded, Reason::ReadTimedOut, message),
         ControlError::BodyTooLarge { max, actual } => limit_exceeded("body_bytes_max", max, actual, message),
         ControlError::Internal { detail } => {
-            error!(call_id = call.id, detail, "internal error");
-            Told::new(Code::Internal, Reason::Internal, message).with("call_id", &call.id)
+            error!(call_id = &*call.id, detail, "internal error");
+            Told::new(Code::Internal, Reason::Internal, message).with("call_id", &*call.id)
         }
     }
 }

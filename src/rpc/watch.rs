@@ -234,7 +234,7 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                () = self.gateway.admission.draining.cancelled() => return self.say_goodbye(),
+                () = self.gateway.admission.leaving(&self.call).cancelled() => return self.say_goodbye(),
                 message = self.watch.next() => {
                     self.last_told = Instant::now();
                     return message;
@@ -262,7 +262,7 @@ impl Session {
                 return Ok(message);
             }
         }
-        Err(ControlError::ShuttingDown)
+        Err(ControlError::Leaving)
     }
 }
 

@@ -218,14 +218,17 @@ async fn every_change_of_the_api_is_recorded_and_no_read() {
     let mut expected = BTreeMap::new();
     for method in api::methods() {
         let name = method.split_once('/').unwrap().1.to_owned();
-        let is_read = ["Get", "List"].iter().any(|verb| name.starts_with(verb));
+        let is_read = ["Get", "List", "Watch"].iter().any(|verb| name.starts_with(verb));
         drop(
             gateway
                 .call(&method, api::valid_request(&method, "default"))
                 .await,
         );
-        if !is_read {
-            expected.insert(name, 1);
+        match name.as_str() {
+            // Their operations are recorded, by their own methods.
+            "Apply" | "ApplyManifest" => *expected.entry("PutLinkDefinition".to_owned()).or_insert(0) += 1,
+            _ if is_read => {}
+            _ => *expected.entry(name).or_insert(0) += 1,
         }
     }
     let mut recorded = BTreeMap::new();

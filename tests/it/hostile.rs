@@ -104,7 +104,10 @@ fn of_lattice_names() -> Vec<Case> {
                     64 => ErrorReason::LimitExceeded,
                     _ => ErrorReason::InvalidField,
                 },
-                fields: vec!["lattice".into()],
+                fields: vec![match method.as_str() {
+                    "ApplyService/ApplyManifest" => "operations[0].put_link_definition.lattice".into(),
+                    _ => "lattice".into(),
+                }],
                 cause: None,
             });
         }
@@ -1185,8 +1188,6 @@ async fn what_is_no_call_of_the_api_is_refused() {
     let gateway = TestGateway::dev(&nats).await;
     for method in [
         "WatchService/Watch",
-        "ApplyService/Apply",
-        "ApplyService/ApplyManifest",
         "LatticeService/DiagnoseLattice",
         "LatticeService/ProvisionWadm",
         "LinkDefinitionService/",

@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use lattice_gateway::{
     control::lattices as control,
     proto::{
-        ErrorReason, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, InterfaceLink, Lattice,
-        Layout, Limits, LinkDefinition, ListClaimsRequest, ListLatticesRequest, OciReference,
-        ProvisionLatticeRequest, ProvisionLatticeResponse, PutClaimsRequest, SetOciReferenceRequest, Storage,
-        put_claims_request::Source,
+        ApplyManifestRequest, ApplyRequest, ErrorReason, GetLatticeRequest, GetServerInfoRequest,
+        GetServerInfoResponse, InterfaceLink, Lattice, Layout, Limits, LinkDefinition, ListClaimsRequest,
+        ListLatticesRequest, OciReference, ProvisionLatticeRequest, ProvisionLatticeResponse,
+        PutClaimsRequest, SetOciReferenceRequest, Storage, put_claims_request::Source,
     },
 };
 use nkeys::KeyPair;
@@ -383,7 +383,7 @@ async fn each_layout_serves_what_its_hosts_keep() {
         let of_entries = api::methods();
         let of_entries = of_entries
             .iter()
-            .filter(|method| !method.starts_with("LatticeService/"));
+            .filter(|method| !method.starts_with("LatticeService/") && !method.starts_with("ApplyService/"));
         for method in of_entries {
             let is_served = !unsupported.iter().any(|part| method.contains(part));
             let answer = gateway.call(method, api::valid_request(method, told)).await;
@@ -931,6 +931,18 @@ fn reaching(limit: &str, size: usize, link_overhead: usize) -> (&'static str, Ve
             let interfaces = (0..size).map(|number| format!("i{number}"));
             return put_interface(|link| link.interfaces = interfaces.collect());
         }
+        "manifest_operations_max" => {
+            let operation = api::valid_operation(PUT_LINK, "default");
+            let operation = ApplyRequest {
+                operation: Some(operation),
+                ..Default::default()
+            };
+            let request = ApplyManifestRequest {
+                operations: vec![operation; size],
+                ..Default::default()
+            };
+            return ("ApplyService/ApplyManifest", request.encode_to_vec());
+        }
         "config_name_bytes_max" => {
             let mut put = put_config(named_config(&text("c", size), "value"));
             put.lattice = "later".into();
@@ -990,6 +1002,7 @@ async fn the_limits_it_tells_are_the_limits_it_enforces() {
         wit_name_bytes_max,
         config_name_bytes_max,
         link_list_max,
+        manifest_operations_max,
     } = server_info(&gateway).await.limits.unwrap();
     for (name, max) in [
         ("lattice_bytes_max", lattice_bytes_max),
@@ -1004,6 +1017,7 @@ async fn the_limits_it_tells_are_the_limits_it_enforces() {
         ("wit_name_bytes_max", wit_name_bytes_max),
         ("config_name_bytes_max", config_name_bytes_max),
         ("link_list_max", link_list_max),
+        ("manifest_operations_max", manifest_operations_max),
     ] {
         let max = usize::try_from(max).unwrap();
         let (method, most) = reaching(name, max, overhead);

@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod apply;
 mod audit;
 mod bucket_model;
 mod buckets;

@@ -3,14 +3,10 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
-use data_encoding::BASE64URL_NOPAD;
-use lattice_gateway::control::Clock;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -19,6 +15,7 @@ use crate::harness::{
     api::{ACTOR, PROVIDER},
     certificates::{Authority, Issued, San},
     gateway::{caller, metrics},
+    issuer::Issuer,
     nats::PASSWORD,
     port, until,
 };
@@ -106,44 +103,6 @@ fn text_of(output: &Output) -> String {
     String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap()
 }
 
-/// Who may name callers by JWTs: its keys in a file, and the secret half.
-pub struct Issuer {
-    pair: Ed25519KeyPair,
-    pub file: PathBuf,
-}
-
-impl Issuer {
-    pub fn in_folder(folder: &Path) -> Self {
-        let pair = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
-        let pair = Ed25519KeyPair::from_pkcs8(pair.as_ref()).unwrap();
-        let x = BASE64URL_NOPAD.encode(pair.public_key().as_ref());
-        let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]});
-        let file = folder.join("jwks.json");
-        fs::write(&file, keys.to_string()).unwrap();
-        Self { pair, file }
-    }
-
-    /// A token for five minutes.
-    fn token(&self, subject: &str) -> String {
-        self.token_for(subject, 300)
-    }
-
-    /// A token for so many seconds.
-    pub fn token_for(&self, subject: &str, seconds: i64) -> String {
-        let expires = Clock.unix_seconds() + seconds;
-        let header = json!({"alg": "EdDSA", "kid": "one", "typ": "JWT"});
-        let claims = json!({
-            "iss": "https://login.example", "aud": "lattice-gateway", "sub": subject, "note": CANARY,
-            "exp": expires,
-        });
-        let [header, claims] =
-            [header, claims].map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
-        let message = format!("{header}.{claims}");
-        let signature = BASE64URL_NOPAD.encode(self.pair.sign(message.as_bytes()).as_ref());
-        format!("{message}.{signature}")
-    }
-}
-
 fn tls_section(server: &Issued, authority: &Authority) -> String {
     format!(
         "[tls]\ncertificate_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n",
@@ -189,10 +148,7 @@ fn let_in_by_everything(nats: &Nats, tls: &str, issuer: &Issuer) -> String {
             "read links:write values:read",
         ),
         format!("[callers.by-certificate]\ncertificates = [\"{SPIFFE}\"]\n{GRANT}"),
-        format!(
-            "[jwt.corp]\nissuer = \"https://login.example\"\naudiences = [\"lattice-gateway\"]\nalgorithms = [\"EdDSA\"]\njwks_file = {:?}\n",
-            issuer.file
-        ),
+        issuer.section(),
         format!("[callers.by-jwt]\njwt = [{{ issuer = \"corp\", claims = {{ sub = \"ci\" }} }}]\n{GRANT}"),
     ]
     .concat()

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use lattice_gateway::{
     auth::peer::{CertificateName, Peer},
     rpc::{
-        server::{self, ConnectionLimits},
+        server::{self, Connection, ConnectionLimits},
         tls::{ClientCertificates, Tls, TlsConfig, TlsVersion},
     },
 };
@@ -55,7 +55,7 @@ const LONG: Duration = Duration::from_mins(1);
 struct Server {
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    seen: Arc<Mutex<Vec<Arc<Peer>>>>,
+    seen: Arc<Mutex<Vec<Peer>>>,
     drain: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -71,8 +71,8 @@ impl Server {
         let (tls, drain) = (tls.map(Arc::new), CancellationToken::new());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let note = Arc::clone(&seen);
-        let router = Router::new().fallback(async move |Extension(peer): Extension<Arc<Peer>>| {
-            note.lock().push(peer);
+        let router = Router::new().fallback(async move |Extension(by): Extension<Arc<Connection>>| {
+            note.lock().push(by.peer.clone());
         });
         let serving = server::serve(
             listener,
@@ -105,7 +105,7 @@ impl Server {
         let request = http::Request::new(tonic::body::Body::empty());
         let answered = async { channel.ready().await?.call(request).await };
         answered.await.map_err(|error| chain(&error))?;
-        Ok(self.seen.lock().pop().unwrap().as_ref().clone())
+        Ok(self.seen.lock().pop().unwrap())
     }
 
     async fn connect(&self, client: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {

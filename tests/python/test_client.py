@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 import dev_gateway
 import lattice.control.v1
 from lattice.control.v1 import (
+    apply_service_pb2_grpc,
     claims_service_pb2_grpc,
     config_service_pb2_grpc,
     error_reason_pb2,
@@ -33,6 +34,7 @@ from lattice.control.v1 import (
     link_definition_service_pb2_grpc,
     oci_reference_service_pb2_grpc,
 )
+from lattice.control.v1.apply_service_pb2 import ApplyManifestRequest, ApplyRequest
 from lattice.control.v1.claims_service_pb2 import (
     DeleteClaimsRequest,
     GetClaimsRequest,
@@ -105,7 +107,7 @@ STOP_SECONDS = 40
 SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": [{}], "timeout": "20s"}]})
 
 
-class CalledMethods(grpc.UnaryUnaryClientInterceptor):
+class CalledMethods(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Notes the path of every method that is called."""
 
     def __init__(self) -> None:
@@ -114,6 +116,8 @@ class CalledMethods(grpc.UnaryUnaryClientInterceptor):
     def intercept_unary_unary(self, continuation: Callable, details: grpc.ClientCallDetails, request: Any) -> Any:
         self.paths.add(details.method)
         return continuation(details, request)
+
+    intercept_stream_stream = intercept_unary_unary
 
 
 CALLED = CalledMethods()
@@ -173,6 +177,7 @@ class ClientTest(unittest.TestCase):
         self.interface_links = interface_link_service_pb2_grpc.InterfaceLinkServiceStub(noted)
         self.references = oci_reference_service_pb2_grpc.OciReferenceServiceStub(noted)
         self.configs = config_service_pb2_grpc.ConfigServiceStub(noted)
+        self.applying = apply_service_pb2_grpc.ApplyServiceStub(noted)
         self.lattices = lattice_service_pb2_grpc.LatticeServiceStub(noted)
         self.lattice = next(LATTICE_NAMES)
         self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=self.lattice, layout=self.layout))
@@ -223,6 +228,11 @@ class RefusalDetails:
             elif detail.Unpack(bad_request):
                 self.fields |= {violation.field for violation in bad_request.field_violations}
         [self.info] = infos
+
+
+def unpacked_info(detail: Any) -> ErrorInfo | None:
+    info = ErrorInfo()
+    return info if detail.Unpack(info) else None
 
 
 def identity(link: LinkDefinition) -> dict[str, str]:
@@ -752,6 +762,41 @@ class ConfigService(ComponentTest):
         self.refused(
             self.configs.PutConfig, request, grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ENTRY_EXISTS
         )
+
+
+class ApplyService(ClientTest):
+    def test_many_operations_go_over_one_call(self) -> None:
+        claims = PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0])
+        reference = SetOciReferenceRequest(lattice=self.lattice, oci_reference=REFERENCES[0])
+        nameless = ApplyRequest(id="nameless", put_link_definition=self.put_link_request(LinkDefinition()))
+        operations = [
+            ApplyRequest(id="claims", put_claims=claims),
+            ApplyRequest(id="reference", set_oci_reference=reference),
+            nameless,
+            *(ApplyRequest(id=f"link {number}", put_link_definition=self.put_link_request(link))
+              for number, link in enumerate(LINKS)),
+        ]
+        answers = {answer.id: answer for answer in self.applying.Apply(iter(operations))}
+        self.assertEqual(set(answers), {operation.id for operation in operations})
+        refused = answers.pop("nameless").status
+        self.assertEqual(refused.code, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+        infos = [info for info in map(unpacked_info, refused.details) if info]
+        self.assertEqual([info.reason for info in infos], ["INVALID_FIELD"])
+        for answer in answers.values():
+            self.assertEqual(answer.result.outcome, OUTCOME_APPLIED, answer)
+
+    def test_a_manifest_is_applied_whole_or_refused_with_every_path(self) -> None:
+        operations = [ApplyRequest(put_link_definition=self.put_link_request(link)) for link in LINKS]
+        bad = ApplyRequest(delete_link_definition=DeleteLinkDefinitionRequest(lattice=self.lattice))
+        refused = ApplyManifestRequest(operations=[*operations, bad])
+        fields = self.violations(self.applying.ApplyManifest, refused)
+        path = f"operations[{len(LINKS)}].delete_link_definition"
+        self.assertEqual(fields, {f"{path}.actor_id", f"{path}.contract_id"})
+
+        rehearsed = self.applying.ApplyManifest(ApplyManifestRequest(operations=operations, validate_only=True))
+        self.assertEqual({result.result.outcome for result in rehearsed.results}, {OUTCOME_VALIDATED})
+        applied = self.applying.ApplyManifest(ApplyManifestRequest(operations=operations))
+        self.assertEqual([result.result.outcome for result in applied.results], [OUTCOME_APPLIED] * len(LINKS))
 
 
 class LatticeService(ClientTest):

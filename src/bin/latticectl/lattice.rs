@@ -236,6 +236,7 @@ fn limits(limits: &Limits) -> String {
         ("WIT name", limits.wit_name_bytes_max, "bytes"),
         ("config name", limits.config_name_bytes_max, "bytes"),
         ("interfaces, or configs of one end", limits.link_list_max, "items"),
+        ("manifest", limits.manifest_operations_max, "operations"),
     ];
     table::columns(
         ["LIMIT", "MAX", "UNIT"],

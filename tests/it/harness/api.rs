@@ -1,18 +1,20 @@
 //! The API as its descriptors tell it, and a valid request of every RPC.
 
 use lattice_gateway::proto::{
-    DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
-    DeleteOciReferenceRequest, FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest,
-    GetInterfaceLinkRequest, GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest,
-    GetServerInfoRequest, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
-    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference, PACKAGE,
-    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, WatchRequest,
+    ApplyManifestRequest, ApplyManifestResponse, ApplyRequest, ApplyResponse, DeleteClaimsRequest,
+    DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest, DeleteOciReferenceRequest,
+    FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest, GetLatticeRequest,
+    GetLinkDefinitionRequest, GetOciReferenceRequest, GetServerInfoRequest, ListClaimsRequest,
+    ListConfigsRequest, ListInterfaceLinksRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
+    ListOciReferencesRequest, OciReference, PACKAGE, ProvisionLatticeRequest, PutClaimsRequest,
+    SetOciReferenceRequest, WatchRequest, WriteResult, apply_request::Operation, apply_response::Outcome,
     put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use serde_json::json;
+use tonic::Status;
 
 use super::{interface_link, keys, link, named_config, put_config, put_interface_link, put_link};
 
@@ -42,6 +44,73 @@ pub fn methods() -> Vec<String> {
             methods.map(|method| format!("{}/{}", service.name(), method.name()))
         })
         .collect()
+}
+
+/// The ten methods that `Apply` takes.
+pub const CHANGES: [&str; 10] = [
+    "ClaimsService/PutClaims",
+    "ClaimsService/DeleteClaims",
+    "LinkDefinitionService/PutLinkDefinition",
+    "LinkDefinitionService/DeleteLinkDefinition",
+    "InterfaceLinkService/PutInterfaceLink",
+    "InterfaceLinkService/DeleteInterfaceLink",
+    "OciReferenceService/SetOciReference",
+    "OciReferenceService/DeleteOciReference",
+    "ConfigService/PutConfig",
+    "ConfigService/DeleteConfig",
+];
+
+/// The valid request of one of [`CHANGES`], as an operation.
+pub fn valid_operation(method: &str, lattice: &str) -> Operation {
+    let message = &valid_request(method, lattice)[..];
+    match method {
+        "ClaimsService/PutClaims" => Operation::PutClaims(Message::decode(message).unwrap()),
+        "ClaimsService/DeleteClaims" => Operation::DeleteClaims(Message::decode(message).unwrap()),
+        "LinkDefinitionService/PutLinkDefinition" => {
+            Operation::PutLinkDefinition(Message::decode(message).unwrap())
+        }
+        "LinkDefinitionService/DeleteLinkDefinition" => {
+            Operation::DeleteLinkDefinition(Message::decode(message).unwrap())
+        }
+        "InterfaceLinkService/PutInterfaceLink" => {
+            Operation::PutInterfaceLink(Message::decode(message).unwrap())
+        }
+        "InterfaceLinkService/DeleteInterfaceLink" => {
+            Operation::DeleteInterfaceLink(Message::decode(message).unwrap())
+        }
+        "OciReferenceService/SetOciReference" => {
+            Operation::SetOciReference(Message::decode(message).unwrap())
+        }
+        "OciReferenceService/DeleteOciReference" => {
+            Operation::DeleteOciReference(Message::decode(message).unwrap())
+        }
+        "ConfigService/PutConfig" => Operation::PutConfig(Message::decode(message).unwrap()),
+        "ConfigService/DeleteConfig" => Operation::DeleteConfig(Message::decode(message).unwrap()),
+        other => panic!("{other} is no change"),
+    }
+}
+
+/// The answer to a call, or the error that it tells of an operation.
+pub fn of_its_operations(method: &str, answer: Vec<u8>) -> Result<Vec<u8>, Status> {
+    let responses = match method {
+        "ApplyService/Apply" => vec![ApplyResponse::decode(&answer[..]).unwrap()],
+        "ApplyService/ApplyManifest" => ApplyManifestResponse::decode(&answer[..]).unwrap().results,
+        _ => Vec::new(),
+    };
+    let mut outcomes = responses.into_iter().map(outcome_of);
+    outcomes.try_for_each(|outcome| outcome.map(drop))?;
+    Ok(answer)
+}
+
+/// What became of an operation.
+pub fn outcome_of(response: ApplyResponse) -> Result<WriteResult, Status> {
+    match response.outcome.expect("an operation without an outcome") {
+        Outcome::Result(result) => Ok(result),
+        Outcome::Status(status) => {
+            let details = status.encode_to_vec().into();
+            Err(Status::with_details(status.code.into(), status.message, details))
+        }
+    }
 }
 
 /// A request of the RPC that is refused for nothing in it, encoded. A new RPC needs one here.
@@ -138,6 +207,12 @@ pub fn valid_request(method: &str, lattice: &str) -> Vec<u8> {
             ..WatchRequest::default()
         }
         .encode_to_vec(),
+        "ApplyService/Apply" => of_apply(&lattice).encode_to_vec(),
+        "ApplyService/ApplyManifest" => ApplyManifestRequest {
+            operations: vec![of_apply(&lattice)],
+            ..ApplyManifestRequest::default()
+        }
+        .encode_to_vec(),
         other => panic!("{other} has no request here"),
     }
 }
@@ -153,6 +228,16 @@ fn lattice_request(method: &str, lattice: String) -> Vec<u8> {
         .encode_to_vec(),
         "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
         other => panic!("{other} has no request here"),
+    }
+}
+
+fn of_apply(lattice: &str) -> ApplyRequest {
+    ApplyRequest {
+        id: "one".to_owned(),
+        operation: Some(valid_operation(
+            "LinkDefinitionService/PutLinkDefinition",
+            lattice,
+        )),
     }
 }
 

@@ -10,8 +10,8 @@ use lattice_gateway::{
     proto::{
         ErrorReason, InterfaceLink, LinkDefinition, NamedConfig, PutConfigRequest, PutConfigResponse,
         PutInterfaceLinkRequest, PutInterfaceLinkResponse, PutLinkDefinitionRequest,
-        PutLinkDefinitionResponse, claims_service_client::ClaimsServiceClient,
-        config_service_client::ConfigServiceClient,
+        PutLinkDefinitionResponse, apply_service_client::ApplyServiceClient,
+        claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
         interface_link_service_client::InterfaceLinkServiceClient,
         lattice_service_client::LatticeServiceClient,
         link_definition_service_client::LinkDefinitionServiceClient,
@@ -28,7 +28,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::{Nats, raw::AsItIs};
+use super::{Nats, api, raw::AsItIs};
 
 /// A gateway with a client's channel to it.
 pub struct TestGateway {
@@ -170,12 +170,16 @@ impl TestGateway {
         OciReferenceServiceClient::new(self.wire())
     }
 
+    pub fn applying(&self) -> ApplyServiceClient<Wire> {
+        ApplyServiceClient::new(self.wire())
+    }
+
     pub fn lattices(&self) -> LatticeServiceClient<Wire> {
         LatticeServiceClient::new(self.wire())
     }
 
     /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire. Of an answer in a
-    /// stream it gives the first message.
+    /// stream it gives the first message; an error that this tells of an operation is its own.
     pub async fn call(&self, method: &str, message: impl IntoRequest<Vec<u8>>) -> Result<Vec<u8>, Status> {
         let path = format!("/lattice.control.v1.{method}").parse().unwrap();
         let mut client = tonic::client::Grpc::new(self.wire());
@@ -184,7 +188,7 @@ impl TestGateway {
             .server_streaming(message.into_request(), path, AsItIs)
             .await?;
         let first = answers.into_inner().message().await?;
-        Ok(first.expect("an answer or an error"))
+        api::of_its_operations(method, first.expect("an answer or an error"))
     }
 
     /// The metrics, as they are scraped.

@@ -10,16 +10,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::value_of;
-use crate::{
-    harness::{
-        Nats, TestGateway,
-        api::{ACTOR, PROVIDER},
-        gateway::caller,
-        link, put_link, until,
-        view::View,
-        watch::watch_all,
-    },
-    secured::Issuer,
+use crate::harness::{
+    Nats, TestGateway,
+    api::{ACTOR, PROVIDER},
+    gateway::caller,
+    issuer::Issuer,
+    link, put_link, until,
+    view::View,
+    watch::watch_all,
 };
 
 const LATTICE: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\n";
@@ -85,9 +83,11 @@ async fn a_watch_ends_soon_after_its_token() {
     nats.create_stream("default", Value::Null).await;
     let folder = tempfile::tempdir().unwrap();
     let issuer = Issuer::in_folder(folder.path());
+    let by_jwt = "jwt = [{ issuer = \"corp\", claims = { sub = \"ci\" } }]";
+    let grants = "grants = [{ lattices = [\"default\"], verbs = [\"watch\"] }]";
     let callers = format!(
-        "[jwt.corp]\nissuer = \"https://login.example\"\naudiences = [\"lattice-gateway\"]\nalgorithms = [\"EdDSA\"]\nleeway = \"0s\"\njwks_file = {:?}\n[callers.by-jwt]\njwt = [{{ issuer = \"corp\", claims = {{ sub = \"ci\" }} }}]\ngrants = [{{ lattices = [\"default\"], verbs = [\"watch\"] }}]\n",
-        issuer.file
+        "{}leeway = \"0s\"\n[callers.by-jwt]\n{by_jwt}\n{grants}\n",
+        issuer.section()
     );
     let gateway = TestGateway::serving_callers(&nats, &format!("{LATTICE}{callers}")).await;
     let gateway = gateway.showing(&issuer.token_for("ci", 2));
