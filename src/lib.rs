@@ -22,7 +22,8 @@
 //! ```text
 //! rpc::server            a connection, by TLS where configured, with who is at its other end
 //! rpc::layers            who calls (auth::authenticate), the caller's limits, deadline, span, the audit's trail
-//! rpc::link_definition   parse (all violations together) -> grant -> one operation -> convert
+//! rpc::link_definition   parse (all violations together) -> carry out -> convert
+//! rpc::change            grant -> one operation; what came by `Apply` joins here (rpc::apply)
 //! control::operations    intent: the message id and the fingerprint of what is asked
 //! control::mutate        one turn in the entry's queue; then, until there is an answer:
 //!   control::decide        look at the mirror -> refresh | probe | publish | answer | refuse    (pure)
@@ -120,7 +121,8 @@
 //! The same five places, in this order: `proto/`, [`domain`] (its types and strict parser), [`control::operations`]
 //! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
 //! (its rows in `tenancy.rs`, its file, and the Python client). The names of those that change something begin with `Put`,
-//! `Set`, `Delete` or `Provision`, by which the audit knows them.
+//! `Set`, `Delete` or `Provision`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
+//! `apply_service.proto`, `rpc/change.rs` and `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
 
 pub mod app;
 pub mod audit;
