@@ -33,6 +33,7 @@ from lattice.control.v1 import (
     lattice_service_pb2_grpc,
     link_definition_service_pb2_grpc,
     oci_reference_service_pb2_grpc,
+    watch_service_pb2_grpc,
 )
 from lattice.control.v1.apply_service_pb2 import ApplyManifestRequest, ApplyRequest
 from lattice.control.v1.claims_service_pb2 import (
@@ -93,6 +94,7 @@ from lattice.control.v1.oci_reference_service_pb2 import (
     SetOciReferenceRequest,
     SetOciReferenceResponse,
 )
+from lattice.control.v1.watch_service_pb2 import ENTRY_KIND_LINK_DEFINITION, WatchRequest
 
 EXAMPLE = json.loads((dev_gateway.EXAMPLE / "example.json").read_text())
 TOKENS = [(dev_gateway.EXAMPLE / file).read_text() for file in EXAMPLE["claims"]]
@@ -107,7 +109,9 @@ STOP_SECONDS = 40
 SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": [{}], "timeout": "20s"}]})
 
 
-class CalledMethods(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
+class CalledMethods(
+    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
+):
     """Notes the path of every method that is called."""
 
     def __init__(self) -> None:
@@ -117,6 +121,7 @@ class CalledMethods(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInt
         self.paths.add(details.method)
         return continuation(details, request)
 
+    intercept_unary_stream = intercept_unary_unary
     intercept_stream_stream = intercept_unary_unary
 
 
@@ -178,6 +183,7 @@ class ClientTest(unittest.TestCase):
         self.references = oci_reference_service_pb2_grpc.OciReferenceServiceStub(noted)
         self.configs = config_service_pb2_grpc.ConfigServiceStub(noted)
         self.applying = apply_service_pb2_grpc.ApplyServiceStub(noted)
+        self.watching = watch_service_pb2_grpc.WatchServiceStub(noted)
         self.lattices = lattice_service_pb2_grpc.LatticeServiceStub(noted)
         self.lattice = next(LATTICE_NAMES)
         self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=self.lattice, layout=self.layout))
@@ -797,6 +803,41 @@ class ApplyService(ClientTest):
         self.assertEqual({result.result.outcome for result in rehearsed.results}, {OUTCOME_VALIDATED})
         applied = self.applying.ApplyManifest(ApplyManifestRequest(operations=operations))
         self.assertEqual([result.result.outcome for result in applied.results], [OUTCOME_APPLIED] * len(LINKS))
+
+
+class WatchService(ClientTest):
+    def follow(self, resume_token: str = "") -> Any:
+        request = WatchRequest(
+            lattice=self.lattice, kinds=[ENTRY_KIND_LINK_DEFINITION], resume_token=resume_token
+        )
+        watch = self.watching.Watch(request)
+        self.addCleanup(watch.cancel)
+        return watch
+
+    def test_what_stands_and_what_changes_is_told_and_a_watch_goes_on_behind_its_token(self) -> None:
+        first, *others = LINKS
+        self.put_link(first)
+        watch = self.follow()
+        self.assertEqual([entry.link_definition.actor_id for entry in next(watch).snapshot.entries], [first.actor_id])
+        self.assertEqual(next(watch).WhichOneof("event"), "snapshot_complete")
+        self.assertTrue(next(watch).bookmark.resume_token)
+
+        self.put_link(others[0])
+        changes = next(watch).changes
+        self.assertEqual(identity(changes.changes[0].put.link_definition), identity(others[0]))
+        watch.cancel()
+        self.links.DeleteLinkDefinition(self.delete_link_request(first))
+        [change] = next(self.follow(changes.resume_token)).changes.changes
+        self.assertEqual(identity(change.delete.link_definition), identity(first))
+
+    def test_a_token_of_something_else_is_refused(self) -> None:
+        self.put_link(LINKS[0])
+        self.refused(
+            lambda token: next(self.follow(token)),
+            "no token",
+            grpc.StatusCode.INVALID_ARGUMENT,
+            error_reason_pb2.RESUME_TOKEN_INVALID,
+        )
 
 
 class LatticeService(ClientTest):
