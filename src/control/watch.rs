@@ -241,7 +241,8 @@ impl Watch {
                 },
                 Phase::Away(since) => {
                     let since = *since;
-                    self.come_back(since).await?;
+                    // Seldom, and large: thousands of watches would each hold room for it.
+                    Box::pin(self.come_back(since)).await?;
                 }
             }
         }

@@ -223,7 +223,8 @@ impl Session {
             let now = Instant::now();
             if now >= self.check_due {
                 self.check_due = now + CHECK_INTERVAL;
-                self.check().await?;
+                // Seldom, and large: thousands of watches would each hold room for it.
+                Box::pin(self.check()).await?;
                 if self.watch.is_following()
                     && now.duration_since(self.last_told) >= QUIET_MAX
                     && let Some(message) = self.watch.sign_of_life()?
