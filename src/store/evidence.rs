@@ -29,6 +29,9 @@ pub const HEADER: &str = "Lattice-Gateway-Evidence";
 /// Where the delta of two sequences, beside its flag, would no longer fit.
 const SEQUENCE_END: u64 = 1 << 62;
 
+/// An id, a fingerprint and two numbers.
+const ITEM_BYTES_MIN: usize = 8 + 8 + 1 + 1;
+
 const VERSION: u8 = 1;
 const SHARED_VERSION: u8 = 2;
 const FLAG_GENERATED: u8 = 1;
@@ -221,37 +224,23 @@ impl Evidence {
 
     /// Reads a header's value; `None` where it is not the gateway's, which makes the message a foreign one.
     pub fn decode(text: &[u8]) -> Option<Self> {
-        let bytes = BASE64URL_NOPAD.decode(text).ok()?;
-        let mut rest = Reader(&bytes);
-        let version = rest.byte()?;
-        let flags = rest.byte()?;
-        let (own, others, horizon) = match version {
-            VERSION => {
-                let own = rest.stamp(flags, false)?;
-                (own, Vec::new(), rest.number()?)
-            }
-            SHARED_VERSION => {
-                let horizon = rest.number()?;
-                let count = usize::try_from(rest.number()?).ok();
-                let count = count.filter(|count| *count <= SHARED_RING_MAX)?;
-                let mut stamps = Vec::new();
-                for _ in 0..count {
-                    let flags = rest.byte()?;
-                    stamps.push(rest.stamp(flags, true)?);
-                }
-                (stamps.pop()?, stamps, horizon)
-            }
-            _ => return None,
-        };
-        let ring = rest.ring(version == SHARED_VERSION)?;
+        Self::read(&BASE64URL_NOPAD.decode(text).ok()?)
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Reader(bytes);
+        let head = rest.head()?;
+        // No item is shorter.
+        let mut ring = Vec::with_capacity(rest.0.len() / ITEM_BYTES_MIN);
+        rest.ring(head.is_shared, |applied| ring.push(applied))?;
         Some(Self {
-            own,
-            others,
+            own: head.own,
+            others: head.others,
             past: Past {
                 ring,
-                horizon: Some(unzigzag(horizon)).filter(|horizon| *horizon != 0),
+                horizon: head.horizon,
             },
-            began: flags & FLAG_BEGAN != 0,
+            began: head.began,
         })
     }
 
@@ -262,19 +251,51 @@ impl Evidence {
 
     /// The calls on record once this value has been stored: its past and itself.
     pub fn into_past(self, sequence: u64, unix_millis: i64) -> Past {
-        let calls = self.calls().collect::<Vec<_>>();
         let past = match self.began {
             true => self.past.forgotten_until(unix_millis),
             false => self.past,
         };
-        calls.into_iter().fold(past, |past, stamp| {
-            past.with(Applied {
-                stamp,
-                sequence,
-                unix_millis,
+        self.others
+            .into_iter()
+            .chain([self.own])
+            .fold(past, |past, stamp| {
+                past.with(Applied {
+                    stamp,
+                    sequence,
+                    unix_millis,
+                })
             })
-        })
     }
+}
+
+/// Evidence as it is kept of a message: smaller than what it says, which is seldom looked at.
+#[derive(Clone, Debug)]
+pub struct Packed(Box<[u8]>);
+
+impl Packed {
+    /// Reads a header's value, and tells the call that made the value and the others that did, before it. `None` where
+    /// [`Evidence::decode`] gives none.
+    pub fn decode(text: &[u8]) -> Option<(Self, Stamp, Vec<Stamp>)> {
+        let bytes = BASE64URL_NOPAD.decode(text).ok()?;
+        let mut rest = Reader(&bytes);
+        let head = rest.head()?;
+        rest.ring(head.is_shared, |_applied| {})?;
+        Some((Self(bytes.into()), head.own, head.others))
+    }
+
+    /// What it says.
+    pub fn evidence(&self) -> Option<Evidence> {
+        Evidence::read(&self.0)
+    }
+}
+
+/// What stands before the ring.
+struct Head {
+    is_shared: bool,
+    own: Stamp,
+    others: Vec<Stamp>,
+    horizon: Option<i64>,
+    began: bool,
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -316,14 +337,46 @@ impl Reader<'_> {
         })
     }
 
-    fn ring(&mut self, is_shared: bool) -> Option<Vec<Applied>> {
-        let mut ring = Vec::new();
+    fn head(&mut self) -> Option<Head> {
+        let version = self.byte()?;
+        let flags = self.byte()?;
+        let (own, others, horizon) = match version {
+            VERSION => {
+                let own = self.stamp(flags, false)?;
+                (own, Vec::new(), self.number()?)
+            }
+            SHARED_VERSION => {
+                let horizon = self.number()?;
+                let count = usize::try_from(self.number()?).ok();
+                let count = count.filter(|count| *count <= SHARED_RING_MAX)?;
+                let mut stamps = Vec::new();
+                for _ in 0..count {
+                    let flags = self.byte()?;
+                    stamps.push(self.stamp(flags, true)?);
+                }
+                (stamps.pop()?, stamps, horizon)
+            }
+            _ => return None,
+        };
+        Some(Head {
+            is_shared: version == SHARED_VERSION,
+            own,
+            others,
+            horizon: Some(unzigzag(horizon)).filter(|horizon| *horizon != 0),
+            began: flags & FLAG_BEGAN != 0,
+        })
+    }
+
+    /// Reads all that is left.
+    fn ring(&mut self, is_shared: bool, mut each: impl FnMut(Applied)) -> Option<()> {
         let (mut sequence, mut time) = (0_u64, 0_i64);
         let max = if is_shared { SHARED_RING_MAX } else { RING_MAX };
+        let mut count = 0;
         while !self.0.is_empty() {
-            if ring.len() == max {
+            if count == max {
                 return None;
             }
+            count += 1;
             let stamp = self.stamp(0, is_shared)?;
             let delta = self.number()?;
             sequence = sequence.wrapping_add_signed(unzigzag(delta >> 1));
@@ -332,13 +385,13 @@ impl Reader<'_> {
             }
             time = time.wrapping_add(unzigzag(self.number()?));
             let generated = delta & 1 != 0;
-            ring.push(Applied {
+            each(Applied {
                 stamp: Stamp { generated, ..stamp },
                 sequence,
                 unix_millis: time,
             });
         }
-        Some(ring)
+        Some(())
     }
 }
 

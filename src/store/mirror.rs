@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     changes::{ChangeLog, Place},
-    evidence::{Applied, Evidence, Past, is_behind},
+    evidence::{Applied, Packed, Past, is_behind},
     layout::{Decoded, Part},
     witness::Witness,
 };
@@ -71,8 +71,7 @@ struct Carrier {
     unix_nanos: i64,
     state: State,
     tag: Tag,
-    /// Encoded, since it is small that way and seldom looked at.
-    evidence: Option<Box<[u8]>>,
+    evidence: Option<Packed>,
 }
 
 impl Carrier {
@@ -82,7 +81,7 @@ impl Carrier {
 
     /// The calls on record once this message is the home's; `None` for a foreign one.
     fn past(&self) -> Option<Past> {
-        let evidence = Evidence::decode(self.evidence.as_deref()?)?;
+        let evidence = self.evidence.as_ref()?.evidence()?;
         Some(evidence.into_past(self.sequence, self.unix_millis()))
     }
 }
@@ -363,9 +362,18 @@ struct Vacated {
     key: Option<Arc<EntryKey>>,
     /// What it made of that, where it won the fold.
     won: Option<State>,
-    /// Where it was a home message, the calls on record: its own or, of a foreign one, those kept of the gateway's
-    /// message before.
-    past: Option<Box<Past>>,
+    /// The message itself, where it was a home message.
+    home: Option<Carrier>,
+    /// Where that was foreign, the calls on record of the gateway's message before.
+    kept: Option<Box<Past>>,
+}
+
+impl Vacated {
+    /// Of a home message, the calls on record.
+    fn past(self) -> Option<Box<Past>> {
+        let own = self.home.as_ref().and_then(Carrier::past);
+        own.map(Box::new).or(self.kept)
+    }
 }
 
 impl Contents {
@@ -389,12 +397,12 @@ impl Contents {
     pub fn put(&mut self, delivery: &Delivery<'_>) {
         self.position = self.position.max(delivery.sequence);
         let tokens: Arc<str> = delivery.tokens.into();
-        let evidence = delivery.evidence.and_then(Evidence::decode);
-        self.witness.see(
-            delivery.sequence,
-            delivery.unix_millis(),
-            evidence.iter().flat_map(Evidence::calls),
-        );
+        let (evidence, own, others) = match delivery.evidence.and_then(Packed::decode) {
+            Some((evidence, own, others)) => (Some(evidence), Some(own), others),
+            None => (None, None, Vec::new()),
+        };
+        let calls = others.into_iter().chain(own);
+        self.witness.see(delivery.sequence, delivery.unix_millis(), calls);
         let decoded = self
             .part
             .decode(delivery.tokens, delivery.is_marker, delivery.body);
@@ -415,12 +423,13 @@ impl Contents {
             Decoded::Malformed(reason) => return self.put_useless(&tokens, delivery, Some(reason)),
             Decoded::Nothing => return self.put_useless(&tokens, delivery, None),
         };
-        let vacated = self.vacate(delivery.tokens);
+        let mut vacated = self.vacate(delivery.tokens);
+        let (before, won) = (vacated.key.take(), vacated.won.take());
         let is_home = key
             .as_ref()
             .is_none_or(|key| self.part.home(key).is_some_and(|home| home == delivery.tokens));
-        let tag = match &evidence {
-            Some(evidence) => Tag(evidence.own.id),
+        let tag = match own {
+            Some(own) => Tag(own.id),
             None => Tag::of_foreign(delivery.unix_nanos.into(), delivery.body),
         };
         let (says, slot) = match key {
@@ -435,10 +444,10 @@ impl Contents {
             ),
         };
         if is_home {
-            match evidence {
-                Some(_) => slot.kept = None,
-                None => slot.kept = vacated.past.or_else(|| slot.kept.take()),
-            }
+            slot.kept = match evidence {
+                Some(_) => None,
+                None => vacated.past().or_else(|| slot.kept.take()),
+            };
         }
         // One is the rule; room for four would be the largest part of an entry.
         slot.carriers.reserve_exact(1);
@@ -449,7 +458,7 @@ impl Contents {
             unix_nanos: delivery.unix_nanos,
             state: state.clone(),
             tag,
-            evidence: evidence.and(delivery.evidence).map(Into::into),
+            evidence,
         });
         let key = match &says {
             Says::Entry(key) => Some(Arc::clone(key)),
@@ -464,11 +473,11 @@ impl Contents {
             says,
         };
         self.held.insert(tokens, held);
-        match vacated.key.filter(|before| Some(before) != key.as_ref()) {
-            None => self.note(key.as_ref(), vacated.won.as_ref(), Some(&state)),
+        match before.filter(|before| Some(before) != key.as_ref()) {
+            None => self.note(key.as_ref(), won.as_ref(), Some(&state)),
             Some(before) => {
                 self.forget_if_empty(&before);
-                self.note(Some(&before), vacated.won.as_ref(), None);
+                self.note(Some(&before), won.as_ref(), None);
                 self.note(key.as_ref(), None, Some(&state));
             }
         }
@@ -544,14 +553,14 @@ impl Contents {
         }
     }
 
-    /// Takes out what is on the subject; gives the calls on record, see [`Vacated::past`].
+    /// Takes out what is on the subject; gives the calls on record, where that was a home message.
     fn take_out(&mut self, tokens: &str) -> Option<Box<Past>> {
         let vacated = self.vacate(tokens);
         if let Some(key) = &vacated.key {
             self.forget_if_empty(key);
         }
         self.note(vacated.key.as_ref(), vacated.won.as_ref(), None);
-        vacated.past
+        vacated.past()
     }
 
     /// As [`Self::take_out`], but the slot of the entry stays even where it is empty now.
@@ -562,13 +571,10 @@ impl Contents {
         let key = match held.says {
             Says::Entry(key) => key,
             Says::Unnamed => {
-                let slot = self.unnamed.remove(tokens);
-                let past = slot.and_then(|mut slot| {
-                    let of_home = slot.home().and_then(Carrier::past).map(Box::new);
-                    of_home.or_else(|| slot.kept.take())
-                });
+                let slot = self.unnamed.remove(tokens).unwrap_or_default();
                 return Vacated {
-                    past,
+                    home: slot.carriers.into_iter().find(|carrier| carrier.is_home),
+                    kept: slot.kept,
                     ..Vacated::default()
                 };
             }
@@ -589,11 +595,8 @@ impl Contents {
             return Vacated::default();
         };
         let carrier = slot.carriers.swap_remove(place);
-        let past = if carrier.is_home {
-            carrier.past().map(Box::new).or_else(|| slot.kept.take())
-        } else {
-            None
-        };
+        let is_foreign_home = carrier.is_home && carrier.evidence.is_none();
+        let kept = slot.kept.take_if(|_past| is_foreign_home);
         let did_win = slot
             .winner()
             .is_none_or(|winner| winner.sequence < carrier.sequence);
@@ -602,8 +605,9 @@ impl Contents {
         }
         Vacated {
             key: Some(key),
-            won: did_win.then_some(carrier.state),
-            past,
+            won: did_win.then(|| carrier.state.clone()),
+            home: carrier.is_home.then_some(carrier),
+            kept,
         }
     }
 
