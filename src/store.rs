@@ -13,4 +13,5 @@ pub mod layout;
 pub mod mirror;
 pub mod permissions;
 pub mod publish;
+mod requests;
 pub mod witness;

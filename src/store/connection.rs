@@ -14,15 +14,16 @@ use std::{
 };
 
 use async_nats::{
-    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind,
-    ServerAddr, ServerError, Subscriber,
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, ServerError, Subscriber,
 };
 use bytes::Bytes;
 use nkeys::KeyPair;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
+use super::requests::{Moment, Requests};
 use crate::{jitter, safeguard::Safeguard};
 
 /// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
@@ -137,6 +138,15 @@ struct State {
     violations: u64,
 }
 
+impl State {
+    fn moment(&self) -> Moment {
+        Moment {
+            losses: self.losses,
+            violations: self.violations,
+        }
+    }
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestFailed {
@@ -157,9 +167,10 @@ pub enum RequestFailed {
 pub struct Connection {
     client: Client,
     state: watch::Receiver<State>,
-    violations: Arc<Mutex<Vec<(Instant, String)>>>,
     /// The connect whose server was found new enough.
     judged: Arc<AtomicU64>,
+    requests: Arc<Requests>,
+    _giving_up: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Connection {
@@ -180,17 +191,17 @@ impl Connection {
         let client = options(config, events)?
             .connect(&config.servers.split(',').map(str::trim).collect::<Vec<_>>()[..])
             .await
-            .map_err(|source| ConnectError::Options {
-                servers: without_passwords(&config.servers),
-                reason: source.to_string(),
-            })?;
-        let connection = Self {
+            .map_err(|source| failed(config, &source))?;
+        let requests = Requests::open(client.clone()).await;
+        let requests = Arc::new(requests.map_err(|source| failed(config, &source))?);
+        let giving_up = give_up_for_ever(Arc::clone(&requests), state.clone(), Arc::clone(&violations));
+        Ok(Self {
             client,
             state,
-            violations,
             judged: Arc::default(),
-        };
-        Ok(connection)
+            requests,
+            _giving_up: Arc::new(AbortOnDropHandle::new(tokio::spawn(giving_up))),
+        })
     }
 
     /// What the connection is doing. Judges the server's version once a connect.
@@ -286,23 +297,10 @@ impl Connection {
             }
             return Err(RequestFailed::NotConnected);
         }
-        let before = self.state.borrow().clone();
-        let request = Request::new().headers(headers).payload(payload).timeout(None);
-        tokio::select! {
-            biased;
-            answer = self.client.send_request(subject.to_owned(), request) => {
-                answer.map_err(|error| match error.kind() {
-                    RequestErrorKind::NoResponders => RequestFailed::NoResponders,
-                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                        RequestFailed::TooLarge
-                    }
-                    RequestErrorKind::TimedOut | RequestErrorKind::Other => RequestFailed::Unknown,
-                })
-            }
-            trouble = self.trouble(before, subject) => Err(trouble),
-            // The client's own timeout would not cover its full command queue.
-            () = tokio::time::sleep(timeout) => Err(RequestFailed::Unknown),
-        }
+        let now = || self.state.borrow().moment();
+        self.requests
+            .request((subject, headers, payload), now(), now, timeout)
+            .await
     }
 
     /// Publishes without an answer; for what may get lost.
@@ -336,27 +334,27 @@ impl Connection {
             warn!(%error, "the NATS connection did not drain");
         }
     }
+}
 
-    /// Resolves when a request on `subject` has lost its hope for an answer.
-    async fn trouble(&self, before: State, subject: &str) -> RequestFailed {
-        let mut state = self.state.clone();
-        loop {
-            let now = state.borrow_and_update().clone();
-            if now.violations > before.violations && self.is_forbidden(subject) {
-                return RequestFailed::Forbidden;
-            }
-            if now.losses > before.losses || state.changed().await.is_err() {
-                return RequestFailed::Unknown;
-            }
-        }
+fn failed(config: &ConnectionConfig, source: &dyn std::error::Error) -> ConnectError {
+    ConnectError::Options {
+        servers: without_passwords(&config.servers),
+        reason: source.to_string(),
     }
+}
 
-    fn is_forbidden(&self, subject: &str) -> bool {
-        let quoted = format!("\"{subject}\"");
-        self.violations
-            .lock()
-            .iter()
-            .any(|(_, text)| text.contains(&quoted))
+/// Ends requests that have lost their hope for an answer, for as long as the client lives.
+async fn give_up_for_ever(
+    requests: Arc<Requests>,
+    mut state: watch::Receiver<State>,
+    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+) {
+    while state.changed().await.is_ok() {
+        let now = state.borrow_and_update().moment();
+        requests.give_up(now, |subject| {
+            let quoted = format!("\"{subject}\"");
+            violations.lock().iter().any(|(_, text)| text.contains(&quoted))
+        });
     }
 }
 
