@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, debug, debug_span};
 
 use super::{Call, server::Connection, status};
 use crate::{
@@ -327,7 +327,7 @@ impl Admission {
         call: &Call,
         handled: impl Future<Output = Response>,
     ) -> Response {
-        let span = info_span!(
+        let span = debug_span!(
             "rpc",
             rpc = method,
             call_id = &*call.id,
