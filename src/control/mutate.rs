@@ -5,18 +5,26 @@
 //! since only one of any number can land; it has moved → the record tells, or the probe, or nobody can. Every
 //! reason that says *not applied* is given only while no publish of the call is unknown.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::WeakShared};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
     ControlError, Deadline,
     decide::{self, Answer, Condition, Desired, Known, Mutation, Publish, Refusal, Retry, Step},
     effects,
+    intent::Intent,
     lattice::Lattice,
     unstoppable::Unstoppable,
 };
@@ -101,12 +109,73 @@ impl Written {
     }
 }
 
-type Fingerprint = [u8; 8];
-type Running = Unstoppable<Result<Written, ControlError>>;
+type Outcomes = Result<Written, ControlError>;
 
-/// The calls with a client's id that somebody waits for, by message id: the same call that comes again joins.
+/// The calls with a client's id that are under way, by message id: the same call that comes again joins.
 #[derive(Debug, Default)]
-pub(super) struct Joined(Mutex<HashMap<String, (Fingerprint, WeakShared<Running>)>>);
+pub(super) struct Joined(Mutex<HashMap<String, UnderWay>>);
+
+#[derive(Debug)]
+struct UnderWay {
+    fingerprint: [u8; 8],
+    joined: Vec<oneshot::Sender<Outcomes>>,
+}
+
+impl Joined {
+    /// Begins a call; where it is under way already, gives its result to come.
+    fn begin(&self, intent: &Intent) -> Result<Option<oneshot::Receiver<Outcomes>>, ControlError> {
+        let fingerprint = intent.stamp.fingerprint;
+        match self.0.lock().entry(intent.message_id.clone()) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(UnderWay {
+                    fingerprint,
+                    joined: Vec::new(),
+                });
+                Ok(None)
+            }
+            hash_map::Entry::Occupied(place) if place.get().fingerprint != fingerprint => {
+                Err(ControlError::RequestIdReused)
+            }
+            hash_map::Entry::Occupied(mut place) => {
+                let (sender, receiver) = oneshot::channel();
+                place.get_mut().joined.push(sender);
+                Ok(Some(receiver))
+            }
+        }
+    }
+
+    fn end(&self, message_id: &str) -> Vec<oneshot::Sender<Outcomes>> {
+        let under_way = self.0.lock().remove(message_id);
+        under_way.map_or_else(Vec::new, |under_way| under_way.joined)
+    }
+}
+
+/// A call that others may join until it ends, whatever ends it.
+struct Joinable<'a> {
+    joined: &'a Joined,
+    message_id: &'a str,
+    did_end: bool,
+}
+
+impl Joinable<'_> {
+    fn end(mut self, result: &Outcomes) {
+        self.did_end = true;
+        for joined in self.joined.end(self.message_id) {
+            if joined.send(result.clone()).is_err() {
+                // Whoever joined has given up.
+            }
+        }
+    }
+}
+
+impl Drop for Joinable<'_> {
+    fn drop(&mut self) {
+        // By now the call may have come again.
+        if !self.did_end {
+            drop(self.joined.end(self.message_id));
+        }
+    }
+}
 
 impl Lattice {
     /// Carries a mutation out, or joins the same call that is running here already.
@@ -116,45 +185,36 @@ impl Lattice {
         tasks: &TaskTracker,
         deadline: Deadline,
     ) -> Result<Written, ControlError> {
-        if !mutation.is_joinable() {
-            return self.start(mutation, tasks, deadline).await;
+        if mutation.is_joinable()
+            && let Some(result) = self.joined.begin(&mutation.intent)?
+        {
+            // The one that is under way may have more time than this call has.
+            let result = deadline.plus(OWN_ANSWER_GRACE).bound(result).await;
+            return result.and_then(Result::ok).unwrap_or_else(|| {
+                let request_id = mutation.intent.request_id;
+                Err(ControlError::OutcomeUnknown { request_id })
+            });
         }
-        let fingerprint = mutation.intent.stamp.fingerprint;
-        let request_id = mutation.intent.request_id.clone();
-        let running = {
-            let mut joined = self.joined.0.lock();
-            let known = joined
-                .get(&mutation.intent.message_id)
-                .and_then(|(fingerprint, running)| Some((*fingerprint, running.upgrade()?)));
-            match known {
-                Some((running, _)) if running != fingerprint => return Err(ControlError::RequestIdReused),
-                Some((_, running)) => running,
-                None => {
-                    let message_id = mutation.intent.message_id.clone();
-                    let running = Arc::clone(&self).start(mutation, tasks, deadline).shared();
-                    if let Some(weak) = running.downgrade() {
-                        joined.insert(message_id, (fingerprint, weak));
-                    }
-                    running
-                }
-            }
-        };
-        // What was joined may have more time than this call has; what was started has the same, and knows better why
-        // it has no result.
-        deadline
-            .plus(OWN_ANSWER_GRACE)
-            .bound(running)
-            .await
-            .unwrap_or(Err(ControlError::OutcomeUnknown { request_id }))
+        self.start(mutation, tasks, deadline).await
     }
 
     /// A caller that goes away must not leave a mutation half done.
-    fn start(self: Arc<Self>, mutation: Mutation, tasks: &TaskTracker, deadline: Deadline) -> Running {
+    fn start(
+        self: Arc<Self>,
+        mutation: Mutation,
+        tasks: &TaskTracker,
+        deadline: Deadline,
+    ) -> Unstoppable<Outcomes> {
         let work = async move {
+            let joinable = mutation.is_joinable().then(|| Joinable {
+                joined: &self.joined,
+                message_id: &mutation.intent.message_id,
+                did_end: false,
+            });
             let result = self.carry_out(&mutation, deadline).await;
             note(&mutation.trail, &result);
-            if mutation.is_joinable() {
-                self.joined.0.lock().remove(&mutation.intent.message_id);
+            if let Some(joinable) = joinable {
+                joinable.end(&result);
             }
             result
         };
