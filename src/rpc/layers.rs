@@ -4,7 +4,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -348,7 +351,7 @@ impl Admission {
         let asked = text("grpc-timeout").and_then(parse_timeout);
         let time = asked.unwrap_or(self.default_deadline).min(self.deadline_max);
         Call {
-            id: uuid::Uuid::now_v7().to_string().into(),
+            id: call_id(self.clock.now()).to_string().into(),
             authenticated: nobody(),
             connection,
             trail: Trail::default(),
@@ -385,6 +388,16 @@ impl Call {
             previous_attempts: 0,
         }
     }
+}
+
+/// Names a call by its time, a count, and what is random of the process: random bits of its own would take a system call.
+fn call_id(now: Duration) -> uuid::Uuid {
+    static PROCESS: LazyLock<uuid::Uuid> = LazyLock::new(uuid::Uuid::now_v7);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let [.., a, b, c, d, e, f] = *PROCESS.as_bytes();
+    let [g, h, i, j] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    uuid::Builder::from_unix_timestamp_millis(millis, &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
 }
 
 /// Who calls, before that is known: may do nothing.
@@ -486,6 +499,13 @@ mod tests {
         for hostile in ["", "S", "-1S", "1", "1é", "123456789S", "1.5S"] {
             assert_eq!(parse_timeout(hostile), None, "{hostile}");
         }
+    }
+
+    #[test]
+    fn no_two_calls_of_a_moment_have_one_name() {
+        let [one, other] = [call_id(Duration::from_secs(1)), call_id(Duration::from_secs(1))];
+        assert_ne!(one, other);
+        assert_eq!(one.get_version_num(), 7);
     }
 
     #[test]
