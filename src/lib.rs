@@ -74,6 +74,20 @@
 //! link. That batch is frozen until its outcome is known. Beside hosts an edit then has to stand for a while before it is
 //! acknowledged; what is undone before that is applied again.
 //!
+//! # One `Watch`, the other way round
+//!
+//! ```text
+//! store::feed            the one consumer of a stream delivers; the inspector finds out what it cannot
+//! store::mirror          folds it, and notes which entries changed
+//! store::changes         the log of those, as far back as it is remembered
+//! control::watch         each watch pulls from its place in the log; what many want is written once for all (its group)
+//! rpc::watch             bytes to the client, for as long as the caller's credentials and grant last
+//! ```
+//!
+//! Nothing is pushed into a queue of a watch: a slow one is behind in the log, reads an entry that changed often as one
+//! change, and is ended once the log has forgotten its place. Watches are woken in rounds, the longer apart the more there are.
+//! What a log cannot tell (another gateway, a reset, another layout) begins the watch anew, with the reason.
+//!
 //! # What JetStream does, as far as this rests on it
 //!
 //! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it.
@@ -113,6 +127,7 @@
 //! | I12 | Nothing of another tenant is in answers, errors, metrics or logs; no secret is anywhere | `tests/it/tenancy.rs`, `tests/it/secured.rs` |
 //! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |
 //! | I14 | No edit of a shared record loses another; an acknowledged one stands beside careless hosts | `tests/it/component.rs` |
+//! | I15 | After each message a watch's view is what the stream held at one revision, or the message says that it is not | `tests/it/watch.rs`, the watchers of `tests/campaign` |
 //!
 //! Each [`safeguard`] can be left out in the campaign's build, and the campaign has to notice: `docs/reliability.md`.
 //!
