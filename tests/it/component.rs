@@ -875,7 +875,8 @@ async fn every_acknowledged_edit_stands_beside_a_careless_host() {
         })
         .collect::<BTreeMap<_, _>>();
     let expected = expected.into_iter().flat_map(Result::unwrap).collect::<Vec<_>>();
-    assert!(expected.len() > CALLERS * 2, "{} links are known", expected.len());
+    // Of 60; the others' last edit a host undid, or may have.
+    assert!(expected.len() > CALLERS, "{} links are known", expected.len());
     for (name, interface) in &expected {
         assert_eq!(stands.get(&**name).copied(), interface.as_deref(), "{name}");
     }

@@ -1187,7 +1187,7 @@ async fn what_is_no_call_of_the_api_is_refused() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;
     for method in [
-        "WatchService/Watch",
+        "WatchService/Follow",
         "LatticeService/DiagnoseLattice",
         "LatticeService/ProvisionWadm",
         "LinkDefinitionService/",

@@ -6,6 +6,7 @@ use lattice_gateway::proto::{EntryKind, ErrorReason, GetLinkDefinitionRequest, R
 use serde_json::{Value, json};
 
 use super::{link_of, links, listed, value_of};
+use crate::errors::is_as_its_row_says;
 use crate::harness::{
     Bucket, Nats, TestGateway,
     api::{ACTOR, PROVIDER},
@@ -206,7 +207,7 @@ async fn who_reads_too_slowly_is_told_and_holds_up_nobody() {
 
     let ended = slow.end().await;
     assert_eq!(ended.reason, ErrorReason::WatchLagged);
-    assert!(ended.retry_after.is_some());
+    is_as_its_row_says(&ended);
     assert_eq!(ended.metadata["resume_token"], slow.view.resume_token);
     assert!(
         gateway
