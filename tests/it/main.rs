@@ -35,6 +35,7 @@ mod hostile;
 mod kv;
 mod kv_model;
 mod lattice;
+mod latticectl;
 mod link_definition;
 mod model;
 mod oci_reference;

@@ -15,8 +15,8 @@ use lattice_gateway::proto::{self, Consistency, Revision, consistency::Requireme
 use uuid::Uuid;
 
 use crate::{
-    access::AccessOptions, claims::ClaimsCommand, config::ConfigCommand, gateway::Intent,
-    interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
+    access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
+    gateway::Intent, interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
     reference::ReferenceCommand,
 };
 
@@ -29,7 +29,8 @@ Exit codes:
   4    conflict: the entry is not as required, or something else was written meanwhile
   5    unavailable; nothing was applied
   6    the outcome is unknown; the message tells how to resume
-  130  interrupted; nothing was applied";
+  7    `apply --dry-run --exit-code`: there would be changes
+  130  interrupted; nothing was applied but what `apply` told";
 
 /// Reads and writes wasmCloud lattices through a lattice gateway: claims, links, OCI references, configs.
 #[derive(Debug, Parser)]
@@ -53,6 +54,7 @@ impl Cli {
             | Command::Iface(_)
             | Command::Ref(_)
             | Command::Config(_)
+            | Command::Apply(_)
             | Command::Info
             | Command::Completions { .. } => None,
         };
@@ -137,6 +139,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
 
+    /// Makes a lattice hold what manifests say, and nothing more than that has to change
+    Apply(ApplyArguments),
+
     /// Lattices: which there are and how they are kept
     #[command(subcommand)]
     Lattice(LatticeCommand),
@@ -215,6 +220,7 @@ precondition_of!(
     put_interface_link_request,
     delete_interface_link_request,
     set_oci_reference_request,
+    delete_oci_reference_request,
     put_config_request,
     delete_config_request,
 );

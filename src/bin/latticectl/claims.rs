@@ -1,5 +1,7 @@
 //! `latticectl claims`: who an actor or provider is.
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 use lattice_gateway::proto::{
     Claims, DeleteClaimsRequest, GetClaimsRequest, ListClaimsRequest, ListClaimsResponse, PutClaimsRequest,
@@ -9,7 +11,7 @@ use lattice_gateway::proto::{
 use crate::{
     Context,
     args::{ListOptions, ReadOptions, WriteOptions},
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{render, revision, timestamp, written},
     page::{self, Page},
@@ -151,17 +153,32 @@ async fn get(context: &Context<'_>, key: &str, read: &ReadOptions) -> Result<Str
 }
 
 async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> Result<String, CommandError> {
+    let request = ListClaimsRequest {
+        lattice: context.lattice.to_owned(),
+        consistency: read.consistency(),
+        ..ListClaimsRequest::default()
+    };
+    let response = all(context, list.limit, request).await?;
+    render(context.format, &response, |response| columns(&response.claims))
+}
+
+/// Everything that a request is about, its pages put together.
+pub(crate) async fn all(
+    context: &Context<'_>,
+    limit: Option<NonZeroU32>,
+    request: ListClaimsRequest,
+) -> Result<ListClaimsResponse, CallError> {
     let client = context.gateway.claims();
-    let listed = page::all(list.limit, async |page| {
+    let listed = page::all(limit, async |page| {
         let request = ListClaimsRequest {
-            lattice: context.lattice.to_owned(),
-            public_key: String::new(),
-            consistency: read.consistency(),
             page_size: page.size,
             page_token: page.token.clone(),
+            ..request.clone()
         };
-        let send =
-            async |attempt: Attempt| client.clone().list_claims(attempt.request(request.clone())).await;
+        let send = async |attempt: Attempt| {
+            let request = attempt.request(request.clone());
+            client.clone().list_claims(request).await
+        };
         let response = context.gateway.call(Effect::Nothing, send).await?;
         Ok(Page {
             items: response.claims,
@@ -170,12 +187,11 @@ async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> 
         })
     });
     let listed = listed.await?;
-    let response = ListClaimsResponse {
+    Ok(ListClaimsResponse {
         claims: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
-    };
-    render(context.format, &response, |response| columns(&response.claims))
+    })
 }
 
 fn fields(claims: &Claims) -> String {

@@ -1,5 +1,7 @@
 //! `latticectl config`: the named configs that interface links configure their two ends with.
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 use lattice_gateway::proto::{
     DeleteConfigRequest, GetConfigRequest, ListConfigsRequest, ListConfigsResponse, NamedConfig,
@@ -9,7 +11,7 @@ use lattice_gateway::proto::{
 use crate::{
     Context,
     args::{ListOptions, ReadOptions, WriteOptions},
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{self, render, revision, timestamp, written},
     page::{self, Page},
@@ -128,20 +130,33 @@ async fn get(context: &Context<'_>, name: &str, read: &ReadOptions) -> Result<St
 }
 
 async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> Result<String, CommandError> {
+    let request = ListConfigsRequest {
+        lattice: context.lattice.to_owned(),
+        consistency: read.consistency(),
+        ..ListConfigsRequest::default()
+    };
+    let response = all(context, list.limit, request).await?;
+    render(context.format, &response, |response| {
+        columns(&response.named_configs)
+    })
+}
+
+/// Everything that a request is about, its pages put together.
+pub(crate) async fn all(
+    context: &Context<'_>,
+    limit: Option<NonZeroU32>,
+    request: ListConfigsRequest,
+) -> Result<ListConfigsResponse, CallError> {
     let client = context.gateway.configs();
-    let listed = page::all(list.limit, async |page| {
+    let listed = page::all(limit, async |page| {
         let request = ListConfigsRequest {
-            lattice: context.lattice.to_owned(),
-            name: String::new(),
-            consistency: read.consistency(),
             page_size: page.size,
             page_token: page.token.clone(),
+            ..request.clone()
         };
         let send = async |attempt: Attempt| {
-            client
-                .clone()
-                .list_configs(attempt.request(request.clone()))
-                .await
+            let request = attempt.request(request.clone());
+            client.clone().list_configs(request).await
         };
         let response = context.gateway.call(Effect::Nothing, send).await?;
         Ok(Page {
@@ -151,13 +166,10 @@ async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> 
         })
     });
     let listed = listed.await?;
-    let response = ListConfigsResponse {
+    Ok(ListConfigsResponse {
         named_configs: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
-    };
-    render(context.format, &response, |response| {
-        columns(&response.named_configs)
     })
 }
 

@@ -4,13 +4,15 @@
 
 use std::{collections::BTreeMap, error::Error, io, process::ExitCode, time::Duration};
 
-use lattice_gateway::proto::{ErrorReason, PACKAGE};
+use lattice_gateway::proto::{ErrorReason, PACKAGE, rpc};
+use prost::Message;
 use serde_json::json;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, RpcStatusExt, StatusExt};
 
 use crate::{
     access::TokenError,
+    apply::Unfinished,
     args::{Format, GatewayUri},
     table::printable,
     tls::{TlsError, Trouble},
@@ -21,6 +23,12 @@ use crate::{
 pub(crate) enum CommandError {
     /// It cannot be carried out as given; nothing was sent.
     Input(String),
+    /// What is wrong with manifests, one text a problem; nothing was sent.
+    Manifest(Vec<String>),
+    /// Some changes of a manifest were not made.
+    Unfinished(Box<Unfinished>),
+    /// Only the exit code is to say it.
+    Silent(Exit),
     /// The call failed.
     Call(Box<CallError>),
     /// The answer could not be written out.
@@ -46,7 +54,7 @@ pub(crate) enum Doubt {
 }
 
 /// What a status said.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) cause: Cause,
     pub(crate) message: String,
@@ -59,7 +67,7 @@ pub(crate) struct Failure {
 }
 
 /// A field that was refused, and why.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Violation {
     field: String,
     description: String,
@@ -93,6 +101,7 @@ pub(crate) enum Exit {
     Conflict,
     Unavailable,
     Unknown,
+    Changes,
     Interrupted,
 }
 
@@ -118,6 +127,7 @@ impl From<Exit> for ExitCode {
             Exit::Conflict => 4,
             Exit::Unavailable => 5,
             Exit::Unknown => 6,
+            Exit::Changes => 7,
             Exit::Interrupted => 130,
         })
     }
@@ -127,6 +137,7 @@ impl CommandError {
     /// Tells it in the form that was asked for.
     pub(crate) fn render(&self, format: Format, place: Place<'_>) -> String {
         match format {
+            _ if matches!(self, Self::Silent(_)) => String::new(),
             Format::Table => self.text(place),
             Format::Json => format!("{:#}", self.json()),
         }
@@ -134,7 +145,9 @@ impl CommandError {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Input(_) => Exit::Usage,
+            Self::Input(_) | Self::Manifest(_) => Exit::Usage,
+            Self::Unfinished(unfinished) => unfinished.exit(),
+            Self::Silent(exit) => *exit,
             Self::Output(_) => Exit::Refused,
             Self::Call(error) => error.exit(),
         }
@@ -142,25 +155,46 @@ impl CommandError {
 
     fn text(&self, place: Place<'_>) -> String {
         match self {
-            Self::Input(message) => format!("error: {}", printable(message)),
-            Self::Output(error) => format!("error: cannot write the answer: {error}"),
             Self::Call(error) => error.text(place),
+            Self::Unfinished(unfinished) => unfinished.text(place),
+            Self::Manifest(problems) => {
+                let lines = problems
+                    .iter()
+                    .map(|problem| format!("error: {}", printable(problem)));
+                lines.collect::<Vec<_>>().join("\n")
+            }
+            Self::Input(_) | Self::Silent(_) | Self::Output(_) => {
+                format!("error: {}", printable(&self.message()))
+            }
         }
     }
 
     fn json(&self) -> serde_json::Value {
+        let code = match self {
+            Self::Call(error) => return error.json(),
+            Self::Input(_) | Self::Manifest(_) => Code::InvalidArgument,
+            Self::Unfinished(_) | Self::Silent(_) => Code::Aborted,
+            Self::Output(_) => Code::Unknown,
+        };
+        json!({ "code": code_name(code), "reason": "", "message": self.message(), "metadata": {},
+            "violations": [] })
+    }
+
+    /// What is wrong, without a way out.
+    pub(crate) fn message(&self) -> String {
         match self {
-            Self::Input(message) => json!({ "code": code_name(Code::InvalidArgument), "reason": "",
-                "message": message, "metadata": {}, "violations": [] }),
-            Self::Output(error) => json!({ "code": code_name(Code::Unknown), "reason": "",
-                "message": error.to_string(), "metadata": {}, "violations": [] }),
-            Self::Call(error) => error.json(),
+            Self::Input(message) => message.clone(),
+            Self::Manifest(problems) => problems.join("\n"),
+            Self::Unfinished(unfinished) => unfinished.summary(),
+            Self::Silent(_) => String::new(),
+            Self::Output(error) => format!("cannot write the answer: {error}"),
+            Self::Call(error) => error.failure.message.clone(),
         }
     }
 }
 
 impl CallError {
-    fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self.doubt {
             Doubt::None => self.failure.cause.exit(),
             Doubt::Repeat | Doubt::Resume { .. } => Exit::Unknown,
@@ -170,9 +204,7 @@ impl CallError {
     fn text(&self, place: Place<'_>) -> String {
         let failure = &self.failure;
         let mut lines = vec![format!("error: {}", printable(&failure.message))];
-        for Violation { field, description } in &failure.violations {
-            lines.push(printable(&format!("  {field}: {description}")));
-        }
+        lines.extend(failure.violation_lines());
         lines.extend(
             failure
                 .hint(place)
@@ -182,7 +214,7 @@ impl CallError {
         lines.join("\n")
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let failure = &self.failure;
         let violation = |it: &Violation| json!({ "field": it.field, "description": it.description });
         let violations: Vec<_> = failure.violations.iter().map(violation).collect();
@@ -203,7 +235,7 @@ impl CallError {
 
 impl Doubt {
     /// Tells how to find out.
-    fn advice(&self) -> Option<String> {
+    pub(crate) fn advice(&self) -> Option<String> {
         match self {
             Self::None => None,
             Self::Repeat => Some(
@@ -230,27 +262,42 @@ impl From<&Status> for Failure {
         if sources(status).any(<dyn Error>::is::<TimeoutExpired>) {
             return Self::no_answer();
         }
-        let details = status.get_error_details();
+        Self::with_details(cause(status), message(status), &status.get_error_details())
+    }
+}
+
+impl From<&rpc::Status> for Failure {
+    /// Of a status that is told within an answer.
+    fn from(status: &rpc::Status) -> Self {
+        // The same message, generated elsewhere.
+        let details = tonic_types::pb::Status::decode(status.encode_to_vec().as_slice())
+            .map(|status| status.get_error_details())
+            .unwrap_or_default();
+        let cause = Cause::Code(Code::from(status.code));
+        Self::with_details(cause, status.message.clone(), &details)
+    }
+}
+
+impl Failure {
+    /// The gateway's reason, if there is one, says more than the cause.
+    fn with_details(cause: Cause, message: String, details: &ErrorDetails) -> Self {
         let info = details.error_info().filter(|info| info.domain == PACKAGE);
         let reason = info.map(|info| info.reason.clone()).unwrap_or_default();
+        let known = ErrorReason::from_str_name(&reason).filter(|reason| *reason != ErrorReason::Unspecified);
         Self {
-            cause: cause(status, &reason),
-            message: message(status),
+            cause: known.map_or(cause, |known| Cause::Reason(cause.code(), known)),
+            message,
             reason,
             metadata: info
                 .map(|info| info.metadata.clone().into_iter().collect())
                 .unwrap_or_default(),
-            violations: violations(&details),
+            violations: violations(details),
             retry_delay: details.retry_info().and_then(|info| info.retry_delay),
         }
     }
 }
 
-fn cause(status: &Status, reason: &str) -> Cause {
-    let known = ErrorReason::from_str_name(reason).filter(|reason| *reason != ErrorReason::Unspecified);
-    if let Some(reason) = known {
-        return Cause::Reason(status.code(), reason);
-    }
+fn cause(status: &Status) -> Cause {
     if sources(status).any(<dyn Error>::is::<TokenError>) {
         return Cause::NoToken;
     }
@@ -300,6 +347,22 @@ impl Failure {
         Self::local(Cause::Interrupted, "interrupted".to_owned())
     }
 
+    /// The gateway ended a call that was to stay open, and did not say why.
+    pub(crate) fn ended() -> Self {
+        Self::local(
+            Cause::Code(Code::Unavailable),
+            "the gateway ended the call".to_owned(),
+        )
+    }
+
+    /// An answer that this version has no name for.
+    pub(crate) fn not_understood() -> Self {
+        Self::local(
+            Cause::Code(Code::Unknown),
+            "the gateway's answer is not understood".to_owned(),
+        )
+    }
+
     fn local(cause: Cause, message: String) -> Self {
         Self {
             cause,
@@ -311,8 +374,14 @@ impl Failure {
         }
     }
 
+    /// A line for each field that was refused.
+    pub(crate) fn violation_lines(&self) -> Vec<String> {
+        let line = |it: &Violation| printable(&format!("  {}: {}", it.field, it.description));
+        self.violations.iter().map(line).collect()
+    }
+
     /// The way out, where one is known.
-    fn hint(&self, place: Place<'_>) -> Option<String> {
+    pub(crate) fn hint(&self, place: Place<'_>) -> Option<String> {
         let endpoint = place.endpoint;
         match self.cause {
             Cause::Reason(_, reason) => hint(reason).and_then(|hint| self.filled(hint, place.lattice)),
@@ -330,7 +399,7 @@ impl Failure {
     }
 
     /// Fills in the lattice and the error's metadata; none where the metadata lack what the hint names.
-    fn filled(&self, hint: &str, lattice: &str) -> Option<String> {
+    pub(crate) fn filled(&self, hint: &str, lattice: &str) -> Option<String> {
         let mut filled = hint.replace("{lattice}", lattice);
         for (key, value) in &self.metadata {
             filled = filled.replace(&format!("{{{key}}}"), value);

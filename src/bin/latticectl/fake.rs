@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tonic::{
     body::Body,
     server::NamedService,
+    service::Routes,
     transport::{Server, server::TcpIncoming},
 };
 use tower::Service;
@@ -24,6 +25,11 @@ where
         + Sync
         + 'static,
 {
+    run_on(Routes::new(service), line).await
+}
+
+/// Runs a command against several services.
+pub(crate) async fn run_on(services: Routes, line: &str) -> Result<String, CommandError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     let line = ["latticectl", "--endpoint", &endpoint]
@@ -31,7 +37,7 @@ where
         .chain(line.split(' '));
     let cli = Cli::try_parse_from(line).unwrap();
     let context = Context::new(&cli).unwrap();
-    let server = Server::builder().add_service(service);
+    let server = Server::builder().add_routes(services);
     tokio::select! {
         printed = crate::run(&context, &cli.command) => printed,
         ended = server.serve_with_incoming(TcpIncoming::from(listener)) => panic!("{ended:?}"),

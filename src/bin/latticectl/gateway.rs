@@ -8,8 +8,9 @@ use std::{
 };
 
 use lattice_gateway::proto::{
-    claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
-    interface_link_service_client::InterfaceLinkServiceClient, lattice_service_client::LatticeServiceClient,
+    apply_service_client::ApplyServiceClient, claims_service_client::ClaimsServiceClient,
+    config_service_client::ConfigServiceClient, interface_link_service_client::InterfaceLinkServiceClient,
+    lattice_service_client::LatticeServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient,
     oci_reference_service_client::OciReferenceServiceClient,
 };
@@ -96,6 +97,15 @@ impl Gateway {
         LatticeServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
+    pub(crate) fn applies(&self) -> ApplyServiceClient<Line> {
+        ApplyServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
+    /// How long to try.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Makes a call, in as many attempts as it takes and the timeout allows.
     pub(crate) async fn call<R>(
         &self,
@@ -146,7 +156,7 @@ impl Gateway {
     }
 
     /// Tells people why they wait.
-    fn notice(&self, failure: &Failure) {
+    pub(crate) fn notice(&self, failure: &Failure) {
         match self.notices {
             Format::Table => {
                 let timeout = humantime::format_duration(self.timeout);
@@ -197,7 +207,8 @@ impl Attempt {
     }
 }
 
-fn pause(failure: &Failure) -> Pause {
+/// A pause with fresh dice, and as long as the failure asks for.
+pub(crate) fn pause(failure: &Failure) -> Pause {
     Pause {
         // A new hasher has new random keys.
         dice: RandomState::new().hash_one(()),
@@ -206,7 +217,7 @@ fn pause(failure: &Failure) -> Pause {
 }
 
 /// Waits for Ctrl-C; forever where that cannot be waited for.
-async fn interruption() {
+pub(crate) async fn interruption() {
     if signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -1,5 +1,7 @@
 //! `latticectl iface`: which component may call which, over which interfaces.
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 use lattice_gateway::proto::{
     DeleteInterfaceLinkRequest, GetInterfaceLinkRequest, InterfaceLink, ListInterfaceLinksRequest,
@@ -9,7 +11,7 @@ use lattice_gateway::proto::{
 use crate::{
     Context,
     args::{ListOptions, ReadOptions, WriteOptions},
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{render, revision, timestamp, written},
     page::{self, Page},
@@ -214,18 +216,34 @@ async fn list(
     filter: &Filter,
     (read, list): (&ReadOptions, &ListOptions),
 ) -> Result<String, CommandError> {
+    let request = ListInterfaceLinksRequest {
+        lattice: context.lattice.to_owned(),
+        source_id: filter.source.clone(),
+        name: filter.name.clone(),
+        wit_namespace: filter.namespace.clone(),
+        wit_package: filter.package.clone(),
+        target: filter.target.clone(),
+        consistency: read.consistency(),
+        ..ListInterfaceLinksRequest::default()
+    };
+    let response = all(context, list.limit, request).await?;
+    render(context.format, &response, |response| {
+        columns(&response.interface_links)
+    })
+}
+
+/// Everything that a request is about, its pages put together.
+pub(crate) async fn all(
+    context: &Context<'_>,
+    limit: Option<NonZeroU32>,
+    request: ListInterfaceLinksRequest,
+) -> Result<ListInterfaceLinksResponse, CallError> {
     let client = context.gateway.interface_links();
-    let listed = page::all(list.limit, async |page| {
+    let listed = page::all(limit, async |page| {
         let request = ListInterfaceLinksRequest {
-            lattice: context.lattice.to_owned(),
-            source_id: filter.source.clone(),
-            name: filter.name.clone(),
-            wit_namespace: filter.namespace.clone(),
-            wit_package: filter.package.clone(),
-            target: filter.target.clone(),
-            consistency: read.consistency(),
             page_size: page.size,
             page_token: page.token.clone(),
+            ..request.clone()
         };
         let send = async |attempt: Attempt| {
             let request = attempt.request(request.clone());
@@ -239,13 +257,10 @@ async fn list(
         })
     });
     let listed = listed.await?;
-    let response = ListInterfaceLinksResponse {
+    Ok(ListInterfaceLinksResponse {
         interface_links: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
-    };
-    render(context.format, &response, |response| {
-        columns(&response.interface_links)
     })
 }
 

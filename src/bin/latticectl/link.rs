@@ -1,5 +1,7 @@
 //! `latticectl link`: which actor may call which provider, and with which values.
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 use lattice_gateway::proto::{
     DeleteLinkDefinitionRequest, GetLinkDefinitionRequest, LinkDefinition, ListLinkDefinitionsRequest,
@@ -9,7 +11,7 @@ use lattice_gateway::proto::{
 use crate::{
     Context,
     args::{ListOptions, ReadOptions, WriteOptions},
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{self, render, revision, timestamp, written},
     page::{self, Page},
@@ -178,16 +180,32 @@ async fn list(
     filter: &Filter,
     (read, list): (&ReadOptions, &ListOptions),
 ) -> Result<String, CommandError> {
+    let request = ListLinkDefinitionsRequest {
+        lattice: context.lattice.to_owned(),
+        actor_id: filter.actor.clone(),
+        contract_id: filter.contract.clone(),
+        link_name: filter.name.clone(),
+        consistency: read.consistency(),
+        ..ListLinkDefinitionsRequest::default()
+    };
+    let response = all(context, list.limit, request).await?;
+    render(context.format, &response, |response| {
+        columns(&response.link_definitions)
+    })
+}
+
+/// Everything that a request is about, its pages put together.
+pub(crate) async fn all(
+    context: &Context<'_>,
+    limit: Option<NonZeroU32>,
+    request: ListLinkDefinitionsRequest,
+) -> Result<ListLinkDefinitionsResponse, CallError> {
     let client = context.gateway.links();
-    let listed = page::all(list.limit, async |page| {
+    let listed = page::all(limit, async |page| {
         let request = ListLinkDefinitionsRequest {
-            lattice: context.lattice.to_owned(),
-            actor_id: filter.actor.clone(),
-            contract_id: filter.contract.clone(),
-            link_name: filter.name.clone(),
-            consistency: read.consistency(),
             page_size: page.size,
             page_token: page.token.clone(),
+            ..request.clone()
         };
         let send = async |attempt: Attempt| {
             let request = attempt.request(request.clone());
@@ -201,13 +219,10 @@ async fn list(
         })
     });
     let listed = listed.await?;
-    let response = ListLinkDefinitionsResponse {
+    Ok(ListLinkDefinitionsResponse {
         link_definitions: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
-    };
-    render(context.format, &response, |response| {
-        columns(&response.link_definitions)
     })
 }
 

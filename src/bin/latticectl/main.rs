@@ -5,9 +5,11 @@
 //! what is valid in a lattice: that is the gateway's part.
 
 mod access;
+mod apply;
 mod args;
 mod claims;
 mod config;
+mod entry;
 mod failure;
 mod gateway;
 mod input;
@@ -90,6 +92,7 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Iface(command) => interface_link::run(context, command).await,
         Command::Ref(command) => reference::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,
+        Command::Apply(arguments) => apply::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Info => lattice::info(context).await,
         Command::Completions { shell } => Ok(completions(*shell)),

@@ -74,6 +74,9 @@ pub(crate) fn values(values: &BTreeMap<String, String>) -> String {
 
 /// Tells something on standard error. Nobody may be listening; that is no reason to fail.
 pub(crate) fn note(text: &str) {
+    if text.is_empty() {
+        return;
+    }
     let mut stderr = io::stderr().lock();
     writeln!(stderr, "{}", text.trim_end()).ok();
 }

@@ -1,5 +1,7 @@
 //! `latticectl ref`: which image has which key.
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 use lattice_gateway::proto::{
     GetOciReferenceRequest, ListOciReferencesRequest, ListOciReferencesResponse, OciReference,
@@ -9,7 +11,7 @@ use lattice_gateway::proto::{
 use crate::{
     Context,
     args::{ListOptions, ReadOptions, WriteOptions},
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{render, revision, timestamp, written},
     page::{self, Page},
@@ -109,14 +111,29 @@ async fn get(context: &Context<'_>, url: &str, read: &ReadOptions) -> Result<Str
 }
 
 async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> Result<String, CommandError> {
+    let request = ListOciReferencesRequest {
+        lattice: context.lattice.to_owned(),
+        consistency: read.consistency(),
+        ..ListOciReferencesRequest::default()
+    };
+    let response = all(context, list.limit, request).await?;
+    render(context.format, &response, |response| {
+        columns(&response.oci_references)
+    })
+}
+
+/// Everything that a request is about, its pages put together.
+pub(crate) async fn all(
+    context: &Context<'_>,
+    limit: Option<NonZeroU32>,
+    request: ListOciReferencesRequest,
+) -> Result<ListOciReferencesResponse, CallError> {
     let client = context.gateway.references();
-    let listed = page::all(list.limit, async |page| {
+    let listed = page::all(limit, async |page| {
         let request = ListOciReferencesRequest {
-            lattice: context.lattice.to_owned(),
-            oci_url: String::new(),
-            consistency: read.consistency(),
             page_size: page.size,
             page_token: page.token.clone(),
+            ..request.clone()
         };
         let send = async |attempt: Attempt| {
             let request = attempt.request(request.clone());
@@ -130,13 +147,10 @@ async fn list(context: &Context<'_>, read: &ReadOptions, list: &ListOptions) -> 
         })
     });
     let listed = listed.await?;
-    let response = ListOciReferencesResponse {
+    Ok(ListOciReferencesResponse {
         oci_references: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
-    };
-    render(context.format, &response, |response| {
-        columns(&response.oci_references)
     })
 }
 

@@ -55,7 +55,8 @@ impl TokenSource {
     }
 }
 
-fn in_file(path: &Path) -> Result<String, CommandError> {
+/// Finds the token in a file of either sort.
+pub(crate) fn in_file(path: &Path) -> Result<String, CommandError> {
     let bytes = input::bytes(path)?;
     let found = if bytes.starts_with(WASM_MAGIC) {
         embedded(&bytes)

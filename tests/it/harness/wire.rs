@@ -42,6 +42,10 @@ impl Wire {
         wire
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
