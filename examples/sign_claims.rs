@@ -1,7 +1,7 @@
 //! Makes the example lattice: `cargo run --example sign_claims [FOLDER]`.
 //!
 //! Makes fresh keys, signs a claims token for each actor and provider as wasmCloud's signing tools do, and writes
-//! the tokens and `example.json` into `FOLDER` (`examples/lattice` if none is given). The keys' seeds are kept
+//! the tokens and the manifest `lattice.yaml` into `FOLDER` (`examples/lattice` if none is given). The keys' seeds are kept
 //! nowhere: to change the example, make it anew.
 
 use std::{
@@ -56,36 +56,41 @@ fn main() -> Result<(), Box<dyn Error>> {
         write(&folder.join(file), &sign(&account, subject, wascap)?)?;
     }
 
-    let link = |actor: &KeyPair, provider: &KeyPair, contract: &str, values: Value| {
-        json!({
-            "actor_id": actor.public_key(),
-            "provider_id": provider.public_key(),
-            "contract_id": contract,
-            "link_name": "default",
-            "values": values,
-        })
-    };
-    let reference = |name: &str, version: &str, key: &KeyPair| {
-        let oci_url = format!("registry.example.com/{name}:{version}");
-        json!({ "oci_url": oci_url, "public_key": key.public_key() })
-    };
-    let example = json!({
-        "lattice": "default",
-        "claims": tokens.map(|(file, ..)| file),
-        "link_definitions": [
-            link(&echo, &httpserver, HTTP_SERVER, json!({ "address": "127.0.0.1:8080" })),
-            link(&kvcounter, &httpserver, HTTP_SERVER, json!({ "address": "127.0.0.1:8081" })),
-            link(&kvcounter, &redis, KEY_VALUE, json!({ "URL": "redis://127.0.0.1:6379" })),
-        ],
-        "oci_references": [
-            reference("echo", ACTOR_VERSION, &echo),
-            reference("kvcounter", ACTOR_VERSION, &kvcounter),
-            reference("httpserver", PROVIDER_VERSION, &httpserver),
-            reference("redis", PROVIDER_VERSION, &redis),
-        ],
-    });
-    let example = serde_json::to_string_pretty(&example)?;
-    write(&folder.join("example.json"), &format!("{example}\n"))
+    let claims = tokens.map(|(file, ..)| format!("  - jwt_file: {file}\n"));
+    let links = [
+        link(&echo, &httpserver, HTTP_SERVER, "address: 127.0.0.1:8080"),
+        link(&kvcounter, &httpserver, HTTP_SERVER, "address: 127.0.0.1:8081"),
+        link(&kvcounter, &redis, KEY_VALUE, "URL: redis://127.0.0.1:6379"),
+    ];
+    let references = [
+        reference("echo", ACTOR_VERSION, &echo),
+        reference("kvcounter", ACTOR_VERSION, &kvcounter),
+        reference("httpserver", PROVIDER_VERSION, &httpserver),
+        reference("redis", PROVIDER_VERSION, &redis),
+    ];
+    let manifest = format!(
+        "# The example lattice, as `latticectl apply` takes it.\n\
+         claims:\n{}\n\
+         link_definitions:\n{}\n\
+         oci_references:\n{}",
+        claims.concat(),
+        links.concat(),
+        references.concat(),
+    );
+    write(&folder.join("lattice.yaml"), &manifest)
+}
+
+fn link(actor: &KeyPair, provider: &KeyPair, contract: &str, value: &str) -> String {
+    let (actor, provider) = (actor.public_key(), provider.public_key());
+    format!(
+        "  - actor_id: {actor}\n    provider_id: {provider}\n    contract_id: {contract}\n    values:\n      \
+         {value}\n"
+    )
+}
+
+fn reference(name: &str, version: &str, key: &KeyPair) -> String {
+    let key = key.public_key();
+    format!("  - oci_url: registry.example.com/{name}:{version}\n    public_key: {key}\n")
 }
 
 fn actor(name: &str, call_alias: &str, capabilities: &[&str]) -> Value {

@@ -8,14 +8,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-from typing import Any
 
 import dev_gateway
 from dev_gateway import BINARIES, EXAMPLE, ROOT
@@ -43,28 +41,22 @@ def refuse_taken_ports(args: list[str]) -> None:
                 )
 
 
-def example_commands(example: dict[str, Any]) -> list[list[str]]:
-    """The `latticectl` commands that put the example lattice and show what then stands."""
-    commands = [["lattice", "provision"]]
-    for token in example["claims"]:
-        commands.append(["claims", "put", str((EXAMPLE / token).relative_to(ROOT))])
-    for link in example["link_definitions"]:
-        command = ["link", "put", link["actor_id"], link["provider_id"], link["contract_id"]]
-        command += ["--name", link["link_name"]]
-        for key, value in link["values"].items():
-            command += ["--value", f"{key}={value}"]
-        commands.append(command)
-    for reference in example["oci_references"]:
-        commands.append(["ref", "set", reference["oci_url"], reference["public_key"]])
-    commands += [[kind, "list", "--fresh"] for kind in ("claims", "link", "ref")]
-    return [*commands, ["lattice", "show"]]
+# Put the example lattice, and show what then stands.
+COMMANDS = [
+    ["lattice", "provision"],
+    ["apply", "-f", str(EXAMPLE.relative_to(ROOT))],
+    ["claims", "list", "--fresh"],
+    ["link", "list", "--fresh"],
+    ["ref", "list", "--fresh"],
+    ["lattice", "show"],
+]
 
 
 def latticectl(command: list[str], environment: dict[str, str]) -> None:
     print(f"\n$ {shlex.join(['latticectl', *command])}", flush=True)
     code = subprocess.run([BINARIES / "latticectl", *command], cwd=ROOT, env=environment).returncode
     if code != 0:
-        raise CommandFailed(f"latticectl {command[0]} {command[1]} failed (exit code {code})")
+        raise CommandFailed(f"{shlex.join(['latticectl', *command])} failed (exit code {code})")
 
 
 def say_what_next(ready: dict[str, str]) -> None:
@@ -95,13 +87,12 @@ def main() -> int:
 
     try:
         ready = dev_gateway.wait_ready(gateway)
-        example = json.loads((EXAMPLE / "example.json").read_text())
         environment = {
             **os.environ,
             "LATTICECTL_ENDPOINT": f"http://{ready['grpc']}",
-            "LATTICECTL_LATTICE": example["lattice"],
+            "LATTICECTL_LATTICE": "default",
         }
-        for command in example_commands(example):
+        for command in COMMANDS:
             latticectl(command, environment)
         say_what_next(ready)
     except (dev_gateway.NotServing, CommandFailed) as error:

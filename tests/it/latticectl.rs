@@ -18,6 +18,8 @@ use crate::harness::{
     wire::Wire,
 };
 
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lattice");
+
 /// The program, in a folder for manifests.
 struct Ctl {
     endpoint: String,
@@ -94,6 +96,23 @@ fn link_manifest(links: &[(&str, &str)]) -> String {
         )
     };
     links.iter().map(document).collect()
+}
+
+#[tokio::test]
+async fn the_example_lattice_is_applied_once_and_then_stands() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let ctl = Ctl::new(&gateway);
+    ctl.text("lattice provision").await;
+    let apply = format!("apply -f {EXAMPLE}/lattice.yaml");
+    assert_eq!(ctl.json(&apply).await["summary"], summary(11, 0, 0, 0));
+    assert_eq!(ctl.json(&apply).await["summary"], summary(0, 0, 0, 11));
+    // What lists answer is a manifest too.
+    for (kind, file) in [("link", "links.json"), ("ref", "refs.json")] {
+        ctl.write(file, ctl.text(&format!("-o json {kind} list")).await);
+    }
+    let unchanged = ctl.json("apply -f links.json -f refs.json").await;
+    assert_eq!(unchanged["summary"], summary(0, 0, 0, 7));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ import urllib.request
 from typing import Any, Callable, Iterator
 
 import grpc
+import yaml
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -96,8 +97,8 @@ from lattice.control.v1.oci_reference_service_pb2 import (
 )
 from lattice.control.v1.watch_service_pb2 import ENTRY_KIND_LINK_DEFINITION, WatchRequest
 
-EXAMPLE = json.loads((dev_gateway.EXAMPLE / "example.json").read_text())
-TOKENS = [(dev_gateway.EXAMPLE / file).read_text() for file in EXAMPLE["claims"]]
+EXAMPLE = yaml.safe_load((dev_gateway.EXAMPLE / "lattice.yaml").read_text())
+TOKENS = [(dev_gateway.EXAMPLE / claims["jwt_file"]).read_text() for claims in EXAMPLE["claims"]]
 LINKS = [LinkDefinition(**link) for link in EXAMPLE["link_definitions"]]
 REFERENCES = [OciReference(**reference) for reference in EXAMPLE["oci_references"]]
 # The example lists its tokens and its references in one order.
