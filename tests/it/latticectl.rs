@@ -1,6 +1,7 @@
-//! `latticectl apply` as users run it: the program itself, against a real gateway.
+//! `latticectl apply` and `watch` as users run them: the program itself, against a real gateway.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     process::{Output, Stdio},
@@ -8,13 +9,16 @@ use std::{
 
 use lattice_gateway::control::lattices::Layout;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
 
 use crate::harness::{
     Nats, TestGateway,
     api::{ACTOR, PROVIDER},
     gateway::caller,
-    keys, link, put_link, until,
+    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, until,
     wire::Wire,
 };
 
@@ -77,10 +81,56 @@ impl Ctl {
     async fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.text(&format!("-o json {line}")).await).unwrap()
     }
+
+    fn watch(&self, options: &str) -> Watching {
+        let line = format!("-o json watch {options}");
+        let mut child = self
+            .command(line.trim())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Watching { child, lines }
+    }
 }
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A running `watch`.
+struct Watching {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watching {
+    async fn next(&mut self) -> Value {
+        let line = self.lines.next_line().await.unwrap().unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The next message of this sort; others are passed over.
+    async fn next_of(&mut self, event: &str) -> Value {
+        loop {
+            let mut message = self.next().await;
+            if !message[event].is_null() {
+                return message[event].take();
+            }
+        }
+    }
+
+    /// Reads until all these actors have a link that was put.
+    async fn until_put(&mut self, actors: &mut BTreeSet<String>) {
+        while !actors.is_empty() {
+            let changes = self.next_of("changes").await;
+            for change in changes["changes"].as_array().into_iter().flatten() {
+                let actor = &change["put"]["linkDefinition"]["actorId"];
+                actors.remove(actor.as_str().unwrap_or_default());
+            }
+        }
+    }
 }
 
 fn summary(created: u32, updated: u32, deleted: u32, unchanged: u32) -> Value {
@@ -273,6 +323,98 @@ async fn held(gateway: &TestGateway) -> usize {
     let answer = gateway.lattices().get_lattice(request).await;
     let lattice = answer.ok().and_then(|answer| answer.into_inner().lattice);
     lattice.map_or(0, |it| usize::try_from(it.link_definition_count).unwrap())
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_stands_and_every_change_as_lines_of_json() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let ctl = Ctl::new(&gateway);
+    gateway.put(put_link(link(ACTOR, PROVIDER, "1"))).await.unwrap();
+    let mut watch = ctl.watch("--kind link");
+    let snapshot = watch.next_of("snapshot").await;
+    assert_eq!(snapshot["entries"][0]["linkDefinition"]["actorId"], ACTOR);
+    watch.next_of("snapshotComplete").await;
+    let other = keys::actor();
+    gateway.put(put_link(link(&other, PROVIDER, "1"))).await.unwrap();
+    watch.until_put(&mut [other].into()).await;
+    ctl.text(&format!("link delete {ACTOR} wasmcloud:keyvalue")).await;
+    let changes = watch.next_of("changes").await;
+    assert_eq!(
+        changes["changes"][0]["delete"]["linkDefinition"]["actorId"],
+        ACTOR
+    );
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_by_itself_and_prints_a_token_when_it_is_interrupted() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let proxy = Wire::to(gateway.running.grpc.port()).await;
+    let ctl = Ctl::at(&proxy.address().to_string());
+    gateway.put(put_link(link(ACTOR, PROVIDER, "1"))).await.unwrap();
+    let mut watch = ctl.watch("");
+    watch.next_of("snapshotComplete").await;
+    watch.next().await;
+    proxy.cut();
+    let other = keys::actor();
+    gateway.put(put_link(link(&other, PROVIDER, "1"))).await.unwrap();
+    watch.until_put(&mut [other].into()).await;
+
+    let pid = watch.child.id().unwrap().to_string();
+    let interrupt = Command::new("kill").args(["-INT", &pid]).status().await.unwrap();
+    assert!(interrupt.success());
+    let output = watch.child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let told = stderr(&output);
+    let token = told
+        .split("--resume-token ")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+
+    let third = keys::actor();
+    gateway.put(put_link(link(&third, PROVIDER, "1"))).await.unwrap();
+    let mut resumed = ctl.watch(&format!("--resume-token {token}"));
+    let changes = resumed.next_of("changes").await;
+    assert_eq!(changes["changes"].as_array().unwrap().len(), 1, "{changes}");
+    assert_eq!(changes["changes"][0]["put"]["linkDefinition"]["actorId"], *third);
+}
+
+#[tokio::test]
+async fn a_watch_until_synced_is_what_a_list_shows() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev_with(&nats, Layout::Component).await;
+    let ctl = Ctl::new(&gateway);
+    gateway
+        .put_config(put_config(named_config("port", "1")))
+        .await
+        .unwrap();
+    gateway
+        .put_interface_link(put_interface_link(interface_link("echo")))
+        .await
+        .unwrap();
+    let text = ctl.text("watch --until-synced").await;
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("Z  SNAPSHOT  config  port  values."), "{text}");
+    assert!(text.contains("Z  SNAPSHOT  iface   "), "{text}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_quietly_when_nobody_reads_it() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let ctl = Ctl::new(&gateway);
+    gateway.put(put_link(link(ACTOR, PROVIDER, "1"))).await.unwrap();
+    let Watching { child, mut lines } = ctl.watch("");
+    lines.next_line().await.unwrap();
+    drop(lines);
+    gateway.put(put_link(link(ACTOR, PROVIDER, "2"))).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("error"), "{}", stderr(&output));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::{
     fmt, fs,
     path::PathBuf,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use clap::Args;
@@ -19,9 +20,12 @@ use tonic::{
 use tower::Service;
 
 use crate::{
-    args::Global,
+    args::{GatewayUri, Global},
     tls::{Connector, TlsFiles},
 };
+
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PONG_MAX: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -128,7 +132,7 @@ impl Line {
         let (token, files) = (access.token_source()?, access.tls_files()?);
         if gateway.is_secure() {
             let connector = Connector::new(&gateway, files, global.connect_timeout())?;
-            let endpoint = Endpoint::from(gateway.uri());
+            let endpoint = endpoint(&gateway);
             return Ok(Self {
                 channel: endpoint.connect_with_connector_lazy(connector.clone()),
                 connector: Some(connector),
@@ -147,13 +151,20 @@ impl Line {
                  https:// URL, or reach the gateway through a tunnel that ends on this machine"
             ));
         }
-        let endpoint = Endpoint::from(gateway.uri()).connect_timeout(global.connect_timeout());
+        let endpoint = endpoint(&gateway).connect_timeout(global.connect_timeout());
         Ok(Self {
             channel: endpoint.connect_lazy(),
             connector: None,
             token,
         })
     }
+}
+
+/// Pings, so that a long call notices a gateway that is gone without a word.
+fn endpoint(gateway: &GatewayUri) -> Endpoint {
+    Endpoint::from(gateway.uri())
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_MAX)
 }
 
 impl Service<Request<Body>> for Line {

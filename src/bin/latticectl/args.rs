@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
     gateway::Intent, interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
-    reference::ReferenceCommand,
+    reference::ReferenceCommand, watch::WatchArguments,
 };
 
 const EXIT_CODES: &str = "\
@@ -55,6 +55,7 @@ impl Cli {
             | Command::Ref(_)
             | Command::Config(_)
             | Command::Apply(_)
+            | Command::Watch(_)
             | Command::Info
             | Command::Completions { .. } => None,
         };
@@ -141,6 +142,9 @@ pub(crate) enum Command {
 
     /// Makes a lattice hold what manifests say, and nothing more than that has to change
     Apply(ApplyArguments),
+
+    /// Follows what a lattice holds: first all of it, then every change
+    Watch(WatchArguments),
 
     /// Lattices: which there are and how they are kept
     #[command(subcommand)]

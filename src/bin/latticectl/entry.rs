@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use lattice_gateway::proto::{
-    ClaimsIdentity, InterfaceLinkIdentity, LinkDefinitionIdentity, NamedConfigIdentity,
+    ClaimsIdentity, EntryKind, InterfaceLinkIdentity, LinkDefinitionIdentity, NamedConfigIdentity,
     OciReferenceIdentity, entry::Entry, entry_identity::Identity,
 };
 
@@ -69,6 +69,18 @@ impl Kind {
     }
 }
 
+impl From<Kind> for EntryKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Claims => Self::Claims,
+            Kind::Link => Self::LinkDefinition,
+            Kind::Iface => Self::InterfaceLink,
+            Kind::Ref => Self::OciReference,
+            Kind::Config => Self::NamedConfig,
+        }
+    }
+}
+
 /// Tells what identifies an entry.
 pub(crate) fn identity(entry: &Entry) -> Identity {
     match entry {
@@ -117,6 +129,16 @@ pub(crate) fn etag(entry: &Entry) -> &str {
         Entry::InterfaceLink(link) => &link.etag,
         Entry::OciReference(reference) => &reference.etag,
         Entry::NamedConfig(config) => &config.etag,
+    }
+}
+
+pub(crate) fn update_time(entry: &Entry) -> Option<&pbjson_types::Timestamp> {
+    match entry {
+        Entry::Claims(claims) => claims.update_time.as_ref(),
+        Entry::LinkDefinition(link) => link.update_time.as_ref(),
+        Entry::InterfaceLink(link) => link.update_time.as_ref(),
+        Entry::OciReference(reference) => reference.update_time.as_ref(),
+        Entry::NamedConfig(config) => config.update_time.as_ref(),
     }
 }
 

@@ -12,7 +12,7 @@ use lattice_gateway::proto::{
     config_service_client::ConfigServiceClient, interface_link_service_client::InterfaceLinkServiceClient,
     lattice_service_client::LatticeServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient,
-    oci_reference_service_client::OciReferenceServiceClient,
+    oci_reference_service_client::OciReferenceServiceClient, watch_service_client::WatchServiceClient,
 };
 use tokio::{
     signal,
@@ -99,6 +99,10 @@ impl Gateway {
 
     pub(crate) fn applies(&self) -> ApplyServiceClient<Line> {
         ApplyServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
+    pub(crate) fn watches(&self) -> WatchServiceClient<Line> {
+        WatchServiceClient::new(self.line.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 
     /// How long to try.

@@ -24,6 +24,7 @@ mod table;
 mod tls;
 mod token;
 mod values;
+mod watch;
 
 #[cfg(test)]
 mod fake;
@@ -93,6 +94,7 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Ref(command) => reference::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,
         Command::Apply(arguments) => apply::run(context, arguments).await,
+        Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Info => lattice::info(context).await,
         Command::Completions { shell } => Ok(completions(*shell)),
