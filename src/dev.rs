@@ -118,7 +118,8 @@ fn find() -> Option<PathBuf> {
 }
 
 /// Through a shell that outlives nothing: it waits for the end of its input, which comes when this process ends, even by
-/// `kill -9`, and then stops the server. In a process group of its own, so that Ctrl-C drains the gateway first.
+/// `kill -9`, and then stops the server. Killing the shell would leave the server behind. In a process group of its own, so
+/// that Ctrl-C drains the gateway first.
 fn spawn(program: &Path, store: &Path, ports: &Path) -> std::io::Result<Child> {
     const KEEPER: &str = r#""$0" "$@" </dev/null & child=$!; read -r _; kill "$child"; wait "$child""#;
     Command::new("/bin/sh")
@@ -135,7 +136,6 @@ fn spawn(program: &Path, store: &Path, ports: &Path) -> std::io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()
 }
 
