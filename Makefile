@@ -45,8 +45,8 @@ lint-clippy:
 lint-doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
 
-bench: ## Measure the gateway against raw publishes and a bare gRPC echo.
-	$(WITH_NATS) cargo bench --bench gateway
+bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
+	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)
 
 campaign: ## Break real servers and gateways under load, and check every history. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo test --features campaign --test campaign -- $(ARGS)

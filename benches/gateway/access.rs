@@ -120,5 +120,5 @@ fn micros(is_let_in: impl Fn() -> bool) -> f64 {
         let time: Duration = began.elapsed();
         time.as_secs_f64() * 1e6 / f64::from(CALLS)
     };
-    super::median((0..BATCHES).map(|_| batch()))
+    super::stats::median((0..BATCHES).map(|_| batch()))
 }

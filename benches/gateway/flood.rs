@@ -1,131 +1,109 @@
 //! What a flood from one caller does to another.
 
-use std::time::Duration;
-
-use lattice_gateway::proto::link_definition_service_client::LinkDefinitionServiceClient;
+use lattice_gateway::dev::DevServer;
+use serde_json::json;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Duration, Instant},
 };
-use tonic::Request;
 
 use super::{
-    DevServer, Failure, LATTICE, START_TIMEOUT, histogram, links, progress,
-    serving::{POLL, Serving, caller},
+    Failure, Scale,
+    call::{Caller, Verb},
+    drive::{Pass, drive},
+    process::{Gateway, Lattice, caller, until},
+    progress,
+    report::{Bound, Goal, Section, Table, figure, time},
+    stats::median,
+    things::{Thing, links},
 };
 
+const LATTICE: Lattice = Lattice {
+    name: "bench",
+    layout: "cache-stream",
+    provision: Some("memory"),
+    effects: true,
+};
 const FLOODING: usize = 256;
 const RATE: u32 = 100;
-const TURN: Duration = Duration::from_secs(3);
-const ROUNDS: usize = 5;
+const TURNS: u32 = 2;
+const LINKS_A_TURN: usize = 2_000;
 
-/// The p99 of a quiet caller's puts, microseconds, by round: alone, and beside a flood; and what of the flood was
-/// answered a second.
-#[derive(Debug, Default)]
-pub(crate) struct Flood {
-    pub(crate) alone: Vec<f64>,
-    pub(crate) beside: Vec<f64>,
-    pub(crate) refused_per_second: Vec<f64>,
+/// A caller with one put in flight, and another that keeps 256 in flight and may have 100 a second.
+pub(crate) async fn measure(scale: &Scale) -> Result<Section, Failure> {
+    let nats = DevServer::start(None, None).await?;
+    let limits = format!("limits = {{ requests_per_second = {RATE} }}");
+    let callers = [caller("quiet", ""), caller("flood", &limits)];
+    let gateway = Gateway::start(nats.url(), &[LATTICE], &callers.concat())?;
+    let quiet = Caller::new(gateway.connect().await?, "quiet", LATTICE.name)?;
+    let flood = Caller::new(gateway.connect().await?, "flood", LATTICE.name)?;
+    let first = link("first")?;
+    until(async || quiet.call(Verb::Put, &mut first.clone()).await).await?;
+
+    let (mut alone, mut beside, mut refused_per_second) = (Vec::new(), Vec::new(), Vec::new());
+    let turn = scale.turn * TURNS;
+    for round in 0..scale.rounds {
+        progress(&format!("flood: round {} of {}", round + 1, scale.rounds));
+        alone.push(p99(&quiet, &format!("alone-{round}"), turn).await?);
+        let mut flooding = JoinSet::new();
+        let (began, until) = (Instant::now(), Instant::now() + turn);
+        for _ in 0..FLOODING {
+            flooding.spawn(keep_asking(flood.clone(), link("flood")?, until));
+        }
+        beside.push(p99(&quiet, &format!("beside-{round}"), turn).await?);
+        let refused = flooding.join_all().await.into_iter().sum::<u32>();
+        refused_per_second.push(f64::from(refused) / began.elapsed().as_secs_f64());
+    }
+    drop((quiet, flood));
+    gateway.stop().await?;
+    nats.stop().await;
+    Ok(section(&alone, &beside, &refused_per_second))
 }
 
-impl Flood {
-    /// A caller with one put in flight, and another that keeps 256 in flight and may have 100 a second.
-    pub(crate) async fn measure() -> Result<Self, Failure> {
-        let nats = DevServer::start(None, None).await?;
-        let lattices = format!("[lattices.{LATTICE}]\ntrusted_issuers = [\"*\"]\nprovision = \"memory\"");
-        let limits = format!("limits = {{ requests_per_second = {RATE} }}");
-        let callers = [caller("quiet", ""), caller("flood", &limits)];
-        let serving = Serving::start(nats.url(), &lattices, &callers.concat())?;
-        let quiet = Caller::connect(&serving, "quiet").await?;
-        let flood = Caller::connect(&serving, "flood").await?;
-        quiet.is_served().await?;
-        let mut figures = Self::default();
-        for round in 0..ROUNDS {
-            progress(&format!("flood: round {} of {ROUNDS}", round + 1));
-            figures.alone.push(quiet.p99(&format!("alone-{round}")).await?);
-            let mut flooding = JoinSet::new();
-            for _ in 0..FLOODING {
-                flooding.spawn(flood.clone().keep_asking());
-            }
-            figures.beside.push(quiet.p99(&format!("beside-{round}")).await?);
-            let mut refused = 0;
-            while let Some(asked) = flooding.join_next().await {
-                refused += asked?;
-            }
-            figures
-                .refused_per_second
-                .push(f64::from(refused) / TURN.as_secs_f64());
-        }
-        nats.stop().await;
-        Ok(figures)
+fn section(alone: &[f64], beside: &[f64], refused_per_second: &[f64]) -> Section {
+    let [alone_p99, beside_p99, refused] =
+        [alone, beside, refused_per_second].map(|rounds| median(rounds.iter().copied()));
+    let mut table = Table::new(&["", ""]);
+    table.row(["a quiet caller alone, p99".to_owned(), time(alone_p99)]);
+    table.row(["beside a flood, p99".to_owned(), time(beside_p99)]);
+    table.row(["refusals a second of the flood".to_owned(), figure(refused)]);
+    Section {
+        name: "flood",
+        title: "Beside a flood",
+        text: format!(
+            "One caller with one put in flight; another keeps {FLOODING} in flight, asks again at once when it is refused, and may \
+             have {RATE} a second."
+        ),
+        tables: vec![table],
+        goals: vec![Goal {
+            what: "p99 of a caller beside a flood of another, to that alone".to_owned(),
+            reached: Some(beside_p99 / alone_p99),
+            bound: Bound::AtMost(2.0),
+            unit: "",
+        }],
+        samples: json!({
+            "alone_p99_us": alone, "beside_p99_us": beside, "refused_per_second": refused_per_second,
+        }),
+        ..Section::default()
     }
 }
 
-#[derive(Clone)]
-struct Caller {
-    client: LinkDefinitionServiceClient<tonic::transport::Channel>,
-    bearer: String,
+fn link(name: &str) -> Result<Thing, Failure> {
+    Ok(Thing::Link(links(name, 1).pop().ok_or("no link")?))
 }
 
-impl Caller {
-    async fn connect(serving: &Serving, token: &str) -> Result<Self, Failure> {
-        Ok(Self {
-            client: LinkDefinitionServiceClient::new(serving.connect().await?),
-            bearer: format!("Bearer {token}"),
-        })
-    }
+/// Of one put after the other.
+async fn p99(caller: &Caller, turn: &str, time: Duration) -> Result<f64, Failure> {
+    let links = links(turn, LINKS_A_TURN).into_iter().map(Thing::Link).collect();
+    let figures = drive(caller.calls(Verb::Put, links), 1, Pass::Over(time)).await?;
+    Ok(figures.p99)
+}
 
-    /// One put; whether it was done.
-    async fn put(&self, link: &mut super::Link) -> Result<bool, Failure> {
-        let mut request = Request::new(link.request());
-        request
-            .metadata_mut()
-            .insert("authorization", self.bearer.parse()?);
-        Ok(self.client.clone().put_link_definition(request).await.is_ok())
+/// Asks at once again whatever the answer is; gives how often it was refused.
+async fn keep_asking(caller: Caller, mut link: Thing, until: Instant) -> u32 {
+    let mut refused = 0;
+    while Instant::now() < until {
+        refused += u32::from(caller.call(Verb::Put, &mut link).await.is_err());
     }
-
-    async fn is_served(&self) -> Result<(), Failure> {
-        let mut link = links("first").into_iter().next().ok_or("no link")?;
-        let is_done = async {
-            while !self.put(&mut link).await? {
-                sleep(POLL).await;
-            }
-            Ok(())
-        };
-        timeout(START_TIMEOUT, is_done).await?
-    }
-
-    /// Of one put after the other, each done.
-    async fn p99(&self, turn: &str) -> Result<f64, Failure> {
-        let mut latencies = histogram()?;
-        let until = Instant::now() + TURN;
-        let mut links = links(turn);
-        let count = links.len();
-        for place in (0..count).cycle() {
-            let Some(link) = links.get_mut(place).filter(|_| Instant::now() < until) else {
-                break;
-            };
-            let began = Instant::now();
-            if !self.put(link).await? {
-                return Err("a put of the quiet caller failed".into());
-            }
-            latencies.saturating_record(u64::try_from(began.elapsed().as_nanos())?);
-        }
-        Ok(latencies.value_at_quantile(0.99) as f64 / 1_000.0)
-    }
-
-    /// Asks at once again whatever the answer is, for the time of a turn; gives how often it was refused.
-    async fn keep_asking(self) -> u32 {
-        let until = Instant::now() + TURN;
-        let Some(mut link) = links("flood").into_iter().next() else {
-            return 0;
-        };
-        let mut refused = 0;
-        while Instant::now() < until {
-            if matches!(self.put(&mut link).await, Ok(false)) {
-                refused += 1;
-            }
-        }
-        refused
-    }
+    refused
 }
