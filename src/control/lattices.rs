@@ -331,8 +331,10 @@ impl Lattices {
             self.forget(&name, &slot);
             return Box::pin(self.open_stream(name, deadline)).await;
         }
+        // Boxed, since nearly every call finds it open, and carries what this takes all the same.
+        let starting = Box::pin(slot.get_or_try_init(|| self.start(&name)));
         let opened = deadline
-            .bound(slot.get_or_try_init(|| self.start(&name)))
+            .bound(starting)
             .await
             .unwrap_or_else(|| Err(ControlError::unavailable("JetStream does not answer")))
             .cloned();

@@ -314,7 +314,7 @@ impl Control {
     ) -> Result<Written, ControlError> {
         let condition = match link.configs().next() {
             None => Condition::None,
-            Some(_) => Condition::ConfigsExist(self.fresh_configs(grant, deadline).await?),
+            Some(_) => Condition::ConfigsExist(Box::pin(self.fresh_configs(grant, deadline)).await?),
         };
         let key = EntryKey::InterfaceLink(id);
         let desired = Desired::Entry(Arc::new(Entry::InterfaceLink(link)));
@@ -625,7 +625,7 @@ impl Control {
                 if let Some(result) = self.without_a_stream(&settings, &mutation) {
                     return result;
                 }
-                (self.lattices.create(name, deadline).await?, mutation)
+                (Box::pin(self.lattices.create(name, deadline)).await?, mutation)
             }
             (opened, _) => {
                 let lattice = opened.map_err(nothing_written)?;

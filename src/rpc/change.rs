@@ -7,9 +7,8 @@ use tonic::Status;
 
 use super::{Call, Gateway, status::Failure};
 use crate::{
-    auth::{ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, Grant, LinksWrite, RefsWrite, Verb, VerbName},
+    auth::{ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, LinksWrite, RefsWrite, Verb, VerbName},
     control::{
-        ControlError,
         decide::Mode,
         mutate::Written,
         operations::{ClaimsSource, LinkSelector, Terms},
@@ -155,45 +154,39 @@ impl Gateway {
             asked,
         } = change;
         let (control, deadline) = (&self.control, call.deadline);
-        Ok(match asked {
+        let (written, reads_values) = match asked {
             Asked::PutSignedClaims(token, text) => {
                 let grant = self.grant(call, &lattice)?;
                 let reads_values = grant.reads_values();
                 let source = ClaimsSource::Signed { grant, token, text };
-                done(control.put_claims(source, terms, deadline).await, reads_values)?
+                (control.put_claims(source, terms, deadline).await?, reads_values)
             }
             Asked::PutUnsignedClaims(key, claims) => {
                 let grant = self.grant(call, &lattice)?;
                 let reads_values = grant.reads_values();
                 let claims = *claims;
                 let source = ClaimsSource::Unsigned { grant, key, claims };
-                done(control.put_claims(source, terms, deadline).await, reads_values)?
+                (control.put_claims(source, terms, deadline).await?, reads_values)
             }
             Asked::DeleteClaims { key, allow_missing } => {
                 let grant = self.grant(call, &lattice)?;
                 let deleted = control.delete_claims(&grant, key, allow_missing, terms, deadline);
-                of(&grant, deleted).await?
+                (deleted.await?, grant.reads_values())
             }
             Asked::PutLinkDefinition(id, link) => {
                 let grant = self.grant(call, &lattice)?;
-                of(
-                    &grant,
-                    control.put_link_definition(&grant, (id, link), terms, deadline),
-                )
-                .await?
+                let put = control.put_link_definition(&grant, (id, link), terms, deadline);
+                (put.await?, grant.reads_values())
             }
             Asked::DeleteLinkDefinition { id, allow_missing } => {
                 let grant = self.grant(call, &lattice)?;
                 let deleted = control.delete_link_definition(&grant, id, allow_missing, terms, deadline);
-                of(&grant, deleted).await?
+                (deleted.await?, grant.reads_values())
             }
             Asked::PutInterfaceLink(id, link) => {
                 let grant = self.grant(call, &lattice)?;
-                of(
-                    &grant,
-                    control.put_interface_link(&grant, (id, link), terms, deadline),
-                )
-                .await?
+                let put = control.put_interface_link(&grant, (id, link), terms, deadline);
+                (put.await?, grant.reads_values())
             }
             Asked::DeleteInterfaceLink {
                 selector,
@@ -201,27 +194,22 @@ impl Gateway {
             } => {
                 let grant = self.grant(call, &lattice)?;
                 let deleted = control.delete_interface_link(&grant, selector, allow_missing, terms, deadline);
-                of(&grant, deleted).await?
+                (deleted.await?, grant.reads_values())
             }
             Asked::SetOciReference(url, reference) => {
                 let grant = self.grant(call, &lattice)?;
-                of(
-                    &grant,
-                    control.set_oci_reference(&grant, (url, reference), terms, deadline),
-                )
-                .await?
+                let set = control.set_oci_reference(&grant, (url, reference), terms, deadline);
+                (set.await?, grant.reads_values())
             }
             Asked::DeleteOciReference(_) => {
                 let grant = self.grant(call, &lattice)?;
-                of(&grant, control.delete_oci_reference(&grant, deadline)).await?
+                let deleted = control.delete_oci_reference(&grant, deadline);
+                (deleted.await?, grant.reads_values())
             }
             Asked::PutConfig(name, config) => {
                 let grant = self.grant(call, &lattice)?;
-                of(
-                    &grant,
-                    control.put_config(&grant, (name, config), terms, deadline),
-                )
-                .await?
+                let put = control.put_config(&grant, (name, config), terms, deadline);
+                (put.await?, grant.reads_values())
             }
             Asked::DeleteConfig {
                 name,
@@ -230,22 +218,13 @@ impl Gateway {
             } => {
                 let grant = self.grant(call, &lattice)?;
                 let how = (allow_missing, force);
-                of(&grant, control.delete_config(&grant, name, how, terms, deadline)).await?
+                let deleted = control.delete_config(&grant, name, how, terms, deadline);
+                (deleted.await?, grant.reads_values())
             }
+        };
+        Ok(Done {
+            written,
+            reads_values,
         })
     }
-}
-
-async fn of<V: Verb>(
-    grant: &Grant<V>,
-    written: impl Future<Output = Result<Written, ControlError>>,
-) -> Result<Done, ControlError> {
-    done(written.await, grant.reads_values())
-}
-
-fn done(written: Result<Written, ControlError>, reads_values: bool) -> Result<Done, ControlError> {
-    written.map(|written| Done {
-        written,
-        reads_values,
-    })
 }

@@ -5,7 +5,7 @@ use std::{
     pin::pin,
 };
 
-use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
 
 /// Runs the work that arrives until nothing more arrives and all of it is done. Work of one line runs in the order in which
 /// it arrived; work without a line, and that of other lines, beside it. How much there is at a time is up to `arriving`.
@@ -17,6 +17,8 @@ pub(super) async fn run_in_lines<W: Future>(
     let mut running = FuturesUnordered::new();
     // One for each line of which something runs.
     let mut waiting: HashMap<u64, VecDeque<W>> = HashMap::new();
+    // Not an async function, which would hold the work twice.
+    let in_line = |line, work: W| work.map(move |output| (line, output));
     loop {
         tokio::select! {
             biased;
@@ -42,10 +44,6 @@ pub(super) async fn run_in_lines<W: Future>(
             else => return,
         }
     }
-}
-
-async fn in_line<W: Future>(line: Option<u64>, work: W) -> (Option<u64>, W::Output) {
-    (line, work.await)
 }
 
 #[cfg(test)]
