@@ -300,7 +300,7 @@ impl Applying {
                     change.record(&operation.call);
                     let access = &operation.call.authenticated.access;
                     let judged = self.gateway.policy.judge(access, &change.lattice, change.verb());
-                    denied = denied.or(judged.err());
+                    denied = denied.or_else(|| judged.err());
                 }
                 Err(Failure::Fields(refused)) => fields.append(refused.clone()),
                 Err(Failure::Control(ControlError::ClaimsInvalid(refused))) => {

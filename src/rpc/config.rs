@@ -85,6 +85,7 @@ pub(super) fn parse_put(call: &Call, request: &PutConfigRequest) -> Result<Chang
 }
 
 /// Parses a delete.
+#[expect(clippy::needless_pass_by_value, reason = "as of every other change")]
 pub(super) fn parse_delete(call: &Call, request: DeleteConfigRequest) -> Result<Change, Failure> {
     let mut violations = Violations::new();
     let lattice = convert::lattice(&request.lattice, &mut violations);

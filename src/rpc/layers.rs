@@ -152,11 +152,11 @@ impl GoesOn {
 
 /// The place of a call among those in flight, given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _of_streams: Option<OwnedSemaphorePermit>,
-    _of_caller: InFlight,
-}
+pub(super) struct Place(
+    #[expect(dead_code, reason = "of all calls; held until it is dropped")] OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "of streams; held until it is dropped")] Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "of the caller; held until it is dropped")] InFlight,
+);
 
 /// An answer has its code in the trailers, where it is OK; an error has it in the headers.
 fn code_of(headers: &HeaderMap) -> &str {
@@ -232,19 +232,14 @@ impl Admission {
         Self::identify(call);
         let of_caller = call.authenticated.access.load().admit();
         let of_caller = of_caller.map_err(ControlError::of_load)?;
-        let of_streams = match goes_on(method) {
-            false => None,
-            true => {
-                let place = Arc::clone(&self.of_streams).acquire_owned();
-                let place = timeout(STREAM_PATIENCE, place).await.ok().and_then(Result::ok);
-                Some(place.ok_or(ControlError::Overloaded)?)
-            }
+        let of_streams = if goes_on(method) {
+            let place = Arc::clone(&self.of_streams).acquire_owned();
+            let place = timeout(STREAM_PATIENCE, place).await.ok().and_then(Result::ok);
+            Some(place.ok_or(ControlError::Overloaded)?)
+        } else {
+            None
         };
-        Ok(Place {
-            _of_all: of_all,
-            _of_streams: of_streams,
-            _of_caller: of_caller,
-        })
+        Ok(Place(of_all, of_streams, of_caller))
     }
 
     /// Waits for a place for one operation of a call, beside the call's own. The caller's comes first, so that who has used
@@ -252,11 +247,8 @@ impl Admission {
     pub(super) async fn another_place(&self, load: &Load) -> Option<Place> {
         let of_caller = load.place().await;
         let of_streams = Arc::clone(&self.of_streams).acquire_owned().await.ok();
-        Some(Place {
-            _of_all: Arc::clone(&self.in_flight).acquire_owned().await.ok()?,
-            _of_streams: of_streams,
-            _of_caller: of_caller,
-        })
+        let of_all = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
+        Some(Place(of_all, of_streams, of_caller))
     }
 
     /// The deadline of one operation of a call that goes on.
@@ -394,10 +386,15 @@ impl Call {
 fn call_id(now: Duration) -> uuid::Uuid {
     static PROCESS: LazyLock<uuid::Uuid> = LazyLock::new(uuid::Uuid::now_v7);
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let [.., a, b, c, d, e, f] = *PROCESS.as_bytes();
-    let [g, h, i, j] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    const OF_PROCESS: usize = 6;
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let of_process = PROCESS.as_bytes().iter().rev().take(OF_PROCESS);
+    let mut random = [0; 10];
+    for (place, byte) in random.iter_mut().zip(of_process.chain(&count)) {
+        *place = *byte;
+    }
     let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    uuid::Builder::from_unix_timestamp_millis(millis, &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 /// Who calls, before that is known: may do nothing.

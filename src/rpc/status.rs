@@ -53,7 +53,9 @@ impl Failure {
             Self::Tokens(refused) => of_tokens(&refused),
             Self::Control(error) => of_control(error, call),
         };
-        changes.iter().for_each(|change| note(&told, change));
+        for change in changes {
+            note(&told, change);
+        }
         debug!(reason = told.reason.as_str_name(), code = ?told.code, "the call failed: {}", told.message);
         told.into_status()
     }

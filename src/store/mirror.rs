@@ -814,15 +814,15 @@ impl Contents {
 
     /// A link that names a config; of a lattice whose links these are.
     pub fn link_with_config(&self, name: &str) -> Option<InterfaceLinkId> {
-        self.interface_links(None)
-            .find_map(|(id, standing)| match &*standing.entry {
-                Entry::InterfaceLink(link) => link.configs().any(|config| config == name).then_some(id),
-                Entry::Claims(_)
-                | Entry::LinkDefinition(_)
-                | Entry::OciReference(_)
-                | Entry::Config(_)
-                | Entry::Component(_) => None,
-            })
+        // Over the records as they are: every delete of a config looks through all links.
+        self.standing(Kind::Component, None).find_map(|(key, standing)| {
+            let mut links = as_record(&standing.entry)?.links.iter();
+            let names_it = |stored: &&StoredLink| {
+                let is_own = matches!(key, EntryKey::Component(source) if *source == stored.id.source_id);
+                is_own && stored.link.configs().any(|config| config == name)
+            };
+            Some(links.find(names_it)?.id.clone())
+        })
     }
 
     /// Whether at least so many entries stand.

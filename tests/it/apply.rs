@@ -301,7 +301,7 @@ async fn one_that_fails_fails_alone() {
     };
     let outcomes = apply(
         &gateway,
-        [
+        vec![
             request("bad", put(bad)),
             nothing,
             request(long.clone(), put_new("value")),

@@ -103,6 +103,7 @@ pub fn of_its_operations(method: &str, answer: Vec<u8>) -> Result<Vec<u8>, Statu
 }
 
 /// What became of an operation.
+#[expect(clippy::disallowed_methods, reason = "it is the status that was told")]
 pub fn outcome_of(response: ApplyResponse) -> Result<WriteResult, Status> {
     match response.outcome.expect("an operation without an outcome") {
         Outcome::Result(result) => Ok(result),
