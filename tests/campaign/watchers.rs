@@ -77,7 +77,7 @@ impl Watchers {
             }
             let patience = Duration::from_millis(rng.u64(20..1_500));
             let watching = self.follow(gateway, &mut view, |_| false);
-            drop(stop.run_until_cancelled(timeout(patience, watching)).await);
+            let _ended = stop.run_until_cancelled(timeout(patience, watching)).await;
             self.reconnects.fetch_add(1, Ordering::Relaxed);
         }
         view
