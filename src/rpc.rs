@@ -1,6 +1,6 @@
 //! The gRPC face: generated traits in, operations out. The only module that names tonic and prost.
 //!
-//! A handler is: who calls ([`Call`]) → parse → grant → one operation → convert. [`change`] grants and carries out what
+//! A handler is: who calls ([`Call`]) → parse → grant → one operation → convert. `change` grants and carries out what
 //! changes an entry, whether it came by its own method or by [`apply`]. [`convert`] parses requests and writes resources,
 //! [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`server`] accepts connections, [`tls`] secures
 //! them and tells who is at the other end.

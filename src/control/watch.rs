@@ -2,7 +2,7 @@
 //!
 //! A [`Watch`] holds a place in the change log of each of its streams and pulls, so that one that is slow costs nothing
 //! and holds up nobody. What it has to be told is written once for all watches that want the same from the same place
-//! ([`group`]). What changes cannot tell it learns by beginning anew, with the reason.
+//! (`group`). What changes cannot tell it learns by beginning anew, with the reason.
 
 mod group;
 mod selection;
