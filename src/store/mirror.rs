@@ -1096,7 +1096,10 @@ impl Mirror {
 
     /// Wakes the watches, to look at what is not in the change log.
     pub(super) fn stir(&self) {
-        self.stirred.notify_one();
+        // Who begins to watch later sees in the contents what there was to tell.
+        if self.told.receiver_count() > 0 {
+            self.stirred.notify_one();
+        }
     }
 
     /// Wakes the watches for the last time.
