@@ -99,7 +99,8 @@ from lattice.control.v1.watch_service_pb2 import ENTRY_KIND_LINK_DEFINITION, Wat
 
 EXAMPLE = yaml.safe_load((dev_gateway.EXAMPLE / "lattice.yaml").read_text())
 TOKENS = [(dev_gateway.EXAMPLE / claims["jwt_file"]).read_text() for claims in EXAMPLE["claims"]]
-LINKS = [LinkDefinition(**link) for link in EXAMPLE["link_definitions"]]
+# As answers have them, the name that is left out included.
+LINKS = [LinkDefinition(link_name="default", **link) for link in EXAMPLE["link_definitions"]]
 REFERENCES = [OciReference(**reference) for reference in EXAMPLE["oci_references"]]
 # The example lists its tokens and its references in one order.
 ECHO, KVCOUNTER, HTTPSERVER, REDIS = [reference.public_key for reference in REFERENCES]
