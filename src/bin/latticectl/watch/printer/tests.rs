@@ -64,7 +64,7 @@ fn entries_and_changes_are_a_line_each() {
     );
     // When it was told, since a delete carries no time.
     assert!(
-        delete.ends_with("Z  DELETE    link    M1 c default\n"),
+        delete.ends_with("  DELETE    link    M1 c default\n"),
         "{delete}"
     );
 }
@@ -84,7 +84,7 @@ fn a_resync_says_why() {
     };
     let told = told(Event::Resync(resync));
     assert!(
-        told.ends_with("Z  RESYNC    the stream was made again, or lost what it held\n"),
+        told.ends_with("  RESYNC    the stream was made again, or lost what it held\n"),
         "{told}"
     );
 }
