@@ -63,10 +63,7 @@ fn entries_and_changes_are_a_line_each() {
         "2024-01-01T00:00:00.005Z  PUT       link    M1 c default  provider_id=V1 values.k=2"
     );
     // When it was told, since a delete carries no time.
-    assert!(
-        delete.ends_with("  DELETE    link    M1 c default\n"),
-        "{delete}"
-    );
+    assert!(delete.ends_with("  DELETE    link    M1 c default\n"), "{delete}");
 }
 
 #[test]
