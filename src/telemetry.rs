@@ -249,14 +249,10 @@ impl Metrics {
         UnderWay(self.in_flight.clone())
     }
 
-    /// A watch has begun.
-    pub fn watch_began(&self) {
+    /// A watch has begun; it has ended when what this gives is dropped.
+    pub fn watching(&self) -> UnderWay {
         self.watches.inc();
-    }
-
-    /// A watch has ended.
-    pub fn watch_ended(&self) {
-        self.watches.dec();
+        UnderWay(self.watches.clone())
     }
 
     /// A watch is ended for being too slow.
@@ -311,7 +307,7 @@ impl Metrics {
     }
 }
 
-/// A call that has begun and not ended.
+/// A call or a watch that has begun and not ended.
 #[derive(Debug)]
 pub struct UnderWay(Gauge);
 

@@ -1,13 +1,6 @@
 //! How much one caller may ask for.
 
-use std::{
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
@@ -34,11 +27,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Load {
     rate: Option<DefaultDirectRateLimiter>,
-    in_flight_max: usize,
-    /// None where nothing bounds them.
-    places: Option<Arc<Semaphore>>,
-    watches_max: usize,
-    watches: AtomicUsize,
+    in_flight: Places,
+    watches: Places,
 }
 
 /// Why a request is not taken.
@@ -61,35 +51,21 @@ impl Load {
         });
         Self {
             rate,
-            in_flight_max: limits.in_flight.unwrap_or(usize::MAX),
-            places: limits
-                .in_flight
-                .map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
-            watches_max: limits.watches.unwrap_or(usize::MAX),
-            watches: AtomicUsize::new(0),
+            in_flight: Places::new(limits.in_flight),
+            watches: Places::new(limits.watches),
         }
     }
 
     /// Takes a watch on, until what this gives is dropped.
-    pub fn watch(self: &Arc<Self>) -> Result<OpenWatch, Refused> {
-        let place = OpenWatch(Arc::clone(self));
-        match self.watches.fetch_add(1, Ordering::Relaxed) >= self.watches_max {
-            true => Err(Refused::Watches(self.watches_max)),
-            false => Ok(place),
-        }
+    pub fn watch(&self) -> Result<UnderWay, Refused> {
+        self.watches.try_take().map_err(Refused::Watches)
     }
 
     /// Takes a request on, until what this gives is dropped.
-    pub fn admit(&self) -> Result<InFlight, Refused> {
-        let place = match &self.places {
-            None => None,
-            Some(places) => match Arc::clone(places).try_acquire_owned() {
-                Ok(place) => Some(place),
-                Err(_full) => return Err(Refused::InFlight(self.in_flight_max)),
-            },
-        };
+    pub fn admit(&self) -> Result<UnderWay, Refused> {
+        let place = self.in_flight.try_take().map_err(Refused::InFlight)?;
         match self.count() {
-            Ok(()) => Ok(InFlight { _place: place }),
+            Ok(()) => Ok(place),
             Err(wait) => Err(Refused::Rate(wait)),
         }
     }
@@ -102,13 +78,8 @@ impl Load {
     }
 
     /// Waits for a place for a request that was counted.
-    pub async fn place(&self) -> InFlight {
-        let place = match &self.places {
-            None => None,
-            // It is never closed.
-            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
-        };
-        InFlight { _place: place }
+    pub async fn place(&self) -> UnderWay {
+        self.in_flight.take().await
     }
 
     /// Counts one more request, or tells how long the rate wants it to wait.
@@ -121,20 +92,44 @@ impl Load {
     }
 }
 
-/// A request under way; its place, where there are only so many.
+/// Places, of which there may be only so many.
 #[derive(Debug)]
-pub struct InFlight {
-    _place: Option<OwnedSemaphorePermit>,
+struct Places {
+    max: usize,
+    /// None where nothing bounds them.
+    free: Option<Arc<Semaphore>>,
 }
 
-/// A watch that is open.
-#[derive(Debug)]
-pub struct OpenWatch(Arc<Load>);
-
-impl Drop for OpenWatch {
-    fn drop(&mut self) {
-        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+impl Places {
+    fn new(max: Option<usize>) -> Self {
+        Self {
+            max: max.unwrap_or(usize::MAX),
+            free: max.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+        }
     }
+
+    /// Takes a place, or tells how many there are, all of them taken.
+    fn try_take(&self) -> Result<UnderWay, usize> {
+        let free = self.free.clone().map(Semaphore::try_acquire_owned).transpose();
+        free.map(|place| UnderWay { _place: place })
+            .map_err(|_full| self.max)
+    }
+
+    /// Waits for a place.
+    async fn take(&self) -> UnderWay {
+        let place = match &self.free {
+            None => None,
+            // It is never closed.
+            Some(free) => Arc::clone(free).acquire_owned().await.ok(),
+        };
+        UnderWay { _place: place }
+    }
+}
+
+/// A request or a watch under way; its place, where there are only so many.
+#[derive(Debug)]
+pub struct UnderWay {
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[cfg(test)]
@@ -200,7 +195,7 @@ mod tests {
             watches: Some(1),
             ..Limits::default()
         };
-        let load = Arc::new(Load::new(&limits));
+        let load = Load::new(&limits);
         let (_call, watch) = (load.admit().unwrap(), load.watch().unwrap());
         assert_eq!(load.watch().unwrap_err(), Refused::Watches(1));
         drop(watch);

@@ -33,7 +33,7 @@ use crate::{
     auth::{
         Access, Caller,
         authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
-        limits::{InFlight, Load},
+        limits::{self, Load},
     },
     control::{Clock, ControlError, Deadline},
     jitter,
@@ -155,7 +155,7 @@ impl GoesOn {
 pub(super) struct Place(
     #[expect(dead_code, reason = "of all calls; held until it is dropped")] OwnedSemaphorePermit,
     #[expect(dead_code, reason = "of streams; held until it is dropped")] Option<OwnedSemaphorePermit>,
-    #[expect(dead_code, reason = "of the caller; held until it is dropped")] InFlight,
+    #[expect(dead_code, reason = "of the caller; held until it is dropped")] limits::UnderWay,
 );
 
 /// An answer has its code in the trailers, where it is OK; an error has it in the headers.

@@ -30,7 +30,7 @@ use super::{
     status::Failure,
 };
 use crate::{
-    auth::{self, limits::OpenWatch},
+    auth::{self, limits},
     control::{
         ControlError,
         page::Filter,
@@ -43,7 +43,7 @@ use crate::{
         watch_response::{self, Bookmark, Changes, Resync, Snapshot, SnapshotComplete, change},
     },
     store::mirror::Standing,
-    telemetry::Metrics,
+    telemetry,
 };
 
 /// Filters of a watch, at most.
@@ -163,19 +163,8 @@ struct Session {
     _places: Places,
 }
 
-/// The places that a watch takes.
-#[derive(Debug)]
-struct Places {
-    _of_caller: OpenWatch,
-    _of_server: OwnedSemaphorePermit,
-    metrics: Metrics,
-}
-
-impl Drop for Places {
-    fn drop(&mut self) {
-        self.metrics.watch_ended();
-    }
-}
+/// The places that a watch takes, of its caller's and of the server's, and its count.
+type Places = (limits::UnderWay, OwnedSemaphorePermit, telemetry::UnderWay);
 
 impl Session {
     async fn begin(gateway: Gateway, call: Call, request: WatchRequest) -> Result<Box<Self>, Failure> {
@@ -274,13 +263,7 @@ impl Gateway {
         let of_caller = load.watch().map_err(ControlError::of_load)?;
         let of_server = self.admission.watches.clone().try_acquire_owned();
         let of_server = of_server.map_err(|_full| ControlError::Overloaded)?;
-        let metrics = self.admission.metrics.clone();
-        metrics.watch_began();
-        Ok(Places {
-            _of_caller: of_caller,
-            _of_server: of_server,
-            metrics,
-        })
+        Ok((of_caller, of_server, self.admission.metrics.watching()))
     }
 }
 

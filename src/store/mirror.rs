@@ -961,14 +961,12 @@ impl Contents {
             });
             if before.map(|(sequence, _)| sequence) != after.map(|(sequence, _)| sequence) {
                 let state = |winner: Option<(u64, &State)>| winner.map(|(_, state)| state.clone());
-                changed.push((Arc::clone(key), after, state(before), state(after)));
+                let sequence = after.map(|(sequence, _)| sequence);
+                changed.push((sequence, Arc::clone(key), state(before), state(after)));
             }
         }
-        changed.sort_by_key(|(_, after, ..)| after.map(|(sequence, _)| sequence));
-        let changed = changed
-            .into_iter()
-            .map(|(key, _, before, after)| (key, before, after));
-        for (key, before, after) in changed.collect::<Vec<_>>() {
+        changed.sort_by_key(|(sequence, ..)| *sequence);
+        for (_, key, before, after) in changed {
             self.note(Some(&key), before.as_ref(), after.as_ref());
         }
     }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
-    harness::view::View,
+    harness::{until, view::View},
     world::{LATTICE, Layout},
 };
 
@@ -85,17 +85,13 @@ impl Watchers {
 
     /// Goes on with a view once all is mended, until it holds what the lattice holds.
     pub async fn converge(&self, mut view: View, gateway: usize) {
+        let listed = until("the gateway lists the lattice", async || {
+            self.listed(gateway).await.ok()
+        });
+        let expected = listed.await;
         let deadline = Instant::now() + CONVERGED_WITHIN;
-        let mut expected = None;
         while Instant::now() < deadline {
-            if expected.is_none() {
-                expected = self.listed(gateway).await.ok();
-            }
-            let Some(expected) = &expected else {
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let holds_it = |view: &View| view.is_consistent && by_identity(view.entries()) == *expected;
+            let holds_it = |view: &View| view.is_consistent && by_identity(view.entries()) == expected;
             let following = self.follow(gateway, &mut view, holds_it);
             if timeout(deadline - Instant::now(), following).await == Ok(true) {
                 return;
@@ -116,7 +112,7 @@ impl Watchers {
             ..WatchRequest::default()
         };
         let Ok(answer) = client.watch(request).await else {
-            // Where it is down, or so is NATS.
+            // Between two tries of a gateway that is down, or whose NATS is.
             sleep(Duration::from_millis(50)).await;
             return false;
         };
