@@ -1,27 +1,28 @@
 //! `WatchService`.
 //!
-//! Served by hand, since the generated server encodes each message for each client: here a message that many watches are
-//! told is [`Bytes`], written once.
+//! Served by hand, since the generated server encodes and copies each message for each client: here a message that many
+//! watches are told is [`Bytes`], written once and sent as it is.
 
-use std::{convert::Infallible, task, time::Duration};
+use std::{convert::Infallible, mem, task, time::Duration};
 
 use bytes::{BufMut, Bytes};
-use futures_util::{
-    FutureExt, Stream, StreamExt,
-    future::{BoxFuture, ready},
-    stream::{BoxStream, unfold},
-};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::unfold};
+use http::header::CONTENT_TYPE;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use prost::Message;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
 };
 use tonic::{
-    Request, Response, Status,
-    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
-    server::{Grpc, NamedService, ServerStreamingService},
+    Request, Status, Streaming,
+    body::Body,
+    codec::BufferSettings,
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
+    server::NamedService,
 };
-use tonic_prost::{ProstCodec, ProstDecoder};
+use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
@@ -70,8 +71,8 @@ impl NamedService for WatchServer {
     const NAME: &'static str = "lattice.control.v1.WatchService";
 }
 
-impl Service<http::Request<tonic::body::Body>> for WatchServer {
-    type Response = http::Response<tonic::body::Body>;
+impl Service<http::Request<Body>> for WatchServer {
+    type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -79,72 +80,46 @@ impl Service<http::Request<tonic::body::Body>> for WatchServer {
         task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let name = request.uri().path().rsplit('/').next();
-        if name != Some("Watch") {
-            let status = Status::unimplemented("no such method");
-            return ready(Ok(status.into_http())).boxed();
-        }
-        let server = self.clone();
-        let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        async move { Ok(grpc.server_streaming(server, request).await) }.boxed()
-    }
-}
-
-impl ServerStreamingService<WatchRequest> for WatchServer {
-    type Response = Bytes;
-    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<WatchRequest>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let gateway = self.gateway.clone();
-        async move {
-            let call = Call::of(&request);
-            match Session::begin(gateway, call.clone(), request.into_inner()).await {
-                Ok(session) => Ok(Response::new(session.messages().boxed())),
-                Err(failure) => Err(failure.into_status(&call)),
-            }
+        async move { Ok(serve(gateway, request).await.unwrap_or_else(Status::into_http)) }.boxed()
+    }
+}
+
+async fn serve(gateway: Gateway, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    if !request.uri().path().ends_with("/Watch") {
+        return Err(Status::unimplemented("no such method"));
+    }
+    let request = read(request).await?;
+    let call = Call::of(&request);
+    let session = Session::begin(gateway, call.clone(), request.into_inner())
+        .await
+        .map_err(|failure| failure.into_status(&call))?;
+    let frames = session.messages().map(|told| Ok::<_, Infallible>(frame(told)));
+    let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    Ok(response)
+}
+
+async fn read(request: http::Request<Body>) -> Result<Request<WatchRequest>, Status> {
+    let (parts, body) = request.into_parts();
+    let decoder = ProstCodec::<WatchRequest, WatchRequest>::raw_decoder(BufferSettings::default());
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    let message = messages.message().await?;
+    let message = message.ok_or_else(|| Status::invalid_argument("the request has no message"))?;
+    let metadata = MetadataMap::from_headers(parts.headers);
+    Ok(Request::from_parts(metadata, parts.extensions, message))
+}
+
+/// A message as it was written, or the end.
+fn frame(told: Result<Bytes, Status>) -> Frame<Bytes> {
+    match told {
+        Ok(message) => Frame::data(message),
+        Err(status) => {
+            let mut trailers = mem::take(status.into_http::<()>().headers_mut());
+            trailers.remove(CONTENT_TYPE);
+            Frame::trailers(trailers)
         }
-        .boxed()
-    }
-}
-
-/// Requests as prost reads them, answers as they are.
-#[derive(Clone, Copy, Debug)]
-struct WatchCodec;
-
-impl Codec for WatchCodec {
-    type Encode = Bytes;
-    type Decode = WatchRequest;
-    type Encoder = AsItIs;
-    type Decoder = ProstDecoder<WatchRequest>;
-
-    fn encoder(&mut self) -> AsItIs {
-        AsItIs
-    }
-
-    fn decoder(&mut self) -> ProstDecoder<WatchRequest> {
-        ProstCodec::<WatchRequest, WatchRequest>::raw_decoder(BufferSettings::default())
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct AsItIs;
-
-impl Encoder for AsItIs {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-
-    /// Small where nothing is told: there may be thousands of watches.
-    fn buffer_settings(&self) -> BufferSettings {
-        const BUFFER_BYTES: usize = 1024;
-        const YIELD_BYTES: usize = 32 * 1024;
-        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 }
 
@@ -336,7 +311,7 @@ fn filter(identity: &EntryIdentity) -> Option<Filter> {
     })
 }
 
-/// Writes an event as a `WatchResponse`.
+/// Writes an event as a `WatchResponse`, behind the prefix that gRPC has before each message.
 fn write(event: &Event<'_>, reads_values: bool) -> Bytes {
     use watch_response::Event as Told;
     let told = match event {
@@ -374,7 +349,18 @@ fn write(event: &Event<'_>, reads_values: bool) -> Bytes {
             reason: reason(*why).into(),
         }),
     };
-    WatchResponse { event: Some(told) }.encode_to_vec().into()
+    prefixed(&WatchResponse { event: Some(told) })
+}
+
+fn prefixed(message: &impl Message) -> Bytes {
+    const PREFIX_BYTES: usize = 5;
+    const NOT_COMPRESSED: u8 = 0;
+    let length = message.encoded_len();
+    let mut framed = Vec::with_capacity(PREFIX_BYTES + length);
+    framed.put_u8(NOT_COMPRESSED);
+    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    framed.extend(message.encode_to_vec());
+    framed.into()
 }
 
 fn reason(why: Anew) -> ResyncReason {
