@@ -1,6 +1,6 @@
 //! How soon watchers are told of what is written, beside a consumer of JetStream's, and what many of them cost.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use lattice_gateway::dev::DevServer;
 use serde_json::{Map, Value, json};
@@ -23,8 +23,18 @@ use super::{
     watching::{Seen, Watcher},
 };
 
-const FAN_OUT: [usize; 3] = [1, 100, 10_000];
-const QUICK: [usize; 3] = [1, 100, 1_000];
+const FAN_OUT: [Crowd; 4] = [
+    Crowd::of(1),
+    Crowd::of(100),
+    Crowd::beside(100, 1_000),
+    Crowd::of(10_000),
+];
+const QUICK: [Crowd; 4] = [
+    Crowd::of(1),
+    Crowd::of(100),
+    Crowd::beside(100, 100),
+    Crowd::of(1_000),
+];
 const CONNECTIONS_MAX: usize = 100;
 const CHANGES_A_SECOND: u32 = 100;
 const TURNS: u32 = 3;
@@ -39,6 +49,35 @@ const LATTICES: Lattice = Lattice {
     provision: None,
     effects: false,
 };
+
+/// How many watch.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    /// Those that read what they are told.
+    reading: usize,
+    /// Those that read nothing once their snapshot is over, on connections of their own.
+    stalled: usize,
+}
+
+impl Crowd {
+    const fn of(reading: usize) -> Self {
+        Self::beside(reading, 0)
+    }
+
+    const fn beside(reading: usize, stalled: usize) -> Self {
+        Self { reading, stalled }
+    }
+}
+
+impl fmt::Display for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&figure(self.reading as f64))?;
+        match self.stalled {
+            0 => Ok(()),
+            stalled => write!(f, " beside {} that stall", figure(stalled as f64)),
+        }
+    }
+}
 
 /// What a turn told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,6 +94,8 @@ struct Told {
     done_after: f64,
     /// The most the gateway had, bytes.
     resident: Option<u64>,
+    /// By how much that is above what it had when all watches were open, bytes.
+    grown: Option<u64>,
     consumers: usize,
 }
 
@@ -62,24 +103,30 @@ pub(crate) async fn measure(scale: &Scale) -> Result<Section, Failure> {
     let fan_out = if scale.is_quick { QUICK } else { FAN_OUT };
     let nats = DevServer::start(None, None).await?;
     let mut watched = Vec::new();
-    for watchers in fan_out {
-        watched.push(Watched::start(&nats, watchers).await?);
+    for crowd in fan_out {
+        watched.push(Watched::start(&nats, crowd).await?);
     }
     let mut told = fan_out.map(|_| Vec::new());
     for round in 0..scale.rounds {
-        for (watched, told) in watched.iter().zip(&mut told) {
+        for (turn, (watched, told)) in watched.iter().zip(&mut told).enumerate() {
             progress(&format!(
                 "watch: round {} of {}, watchers: {}",
                 round + 1,
                 scale.rounds,
-                watched.watchers
+                watched.crowd
             ));
-            let lattice = format!("watched-{round}-{}", watched.watchers);
+            let lattice = format!("watched-{round}-{turn}");
             told.push(watched.measure(&nats, &lattice, scale.turn * TURNS).await?);
         }
     }
-    for Watched { gateway, callers, .. } in watched {
-        drop(callers);
+    for Watched {
+        gateway,
+        callers,
+        stalling,
+        ..
+    } in watched
+    {
+        drop((callers, stalling));
         gateway.stop().await?;
     }
     nats.stop().await;
@@ -88,29 +135,37 @@ pub(crate) async fn measure(scale: &Scale) -> Result<Section, Failure> {
 
 /// A gateway that has so many watchers at a time, and the connections that they share.
 struct Watched {
-    watchers: usize,
+    crowd: Crowd,
     gateway: Gateway,
     callers: Vec<Caller>,
+    stalling: Vec<Caller>,
 }
 
 impl Watched {
-    async fn start(nats: &DevServer, watchers: usize) -> Result<Self, Failure> {
+    async fn start(nats: &DevServer, crowd: Crowd) -> Result<Self, Failure> {
         let gateway = Gateway::start(nats.url(), &[LATTICES], &caller("bench", ""))?;
-        let mut callers = Vec::new();
-        for _ in 0..watchers.min(CONNECTIONS_MAX) {
-            callers.push(Caller::new(gateway.connect().await?, "bench", LATTICES.name)?);
-        }
+        let connect = async |watchers: usize| {
+            let mut callers = Vec::new();
+            for _ in 0..watchers.min(CONNECTIONS_MAX) {
+                callers.push(Caller::new(gateway.connect().await?, "bench", LATTICES.name)?);
+            }
+            Ok::<_, Failure>(callers)
+        };
+        let (callers, stalling) = (connect(crowd.reading).await?, connect(crowd.stalled).await?);
         Ok(Self {
-            watchers,
+            crowd,
             gateway,
             callers,
+            stalling,
         })
     }
 
     async fn measure(&self, nats: &DevServer, lattice: &str, time: Duration) -> Result<Told, Failure> {
         let raw = Raw::connect(nats.url(), lattice).await?;
-        let watchers = self.open(lattice).await?;
-        let mut consumer = match self.watchers {
+        let stalled = open(&self.stalling, self.crowd.stalled, lattice).await?;
+        let watchers = open(&self.callers, self.crowd.reading, lattice).await?;
+        let at_first = self.gateway.resident();
+        let mut consumer = match self.crowd.reading {
             1 => Some(Consumer::attach(nats.url(), &raw).await?),
             _ => None,
         };
@@ -126,7 +181,9 @@ impl Watched {
         let consumers = raw.consumers_of_gateways().await?;
         let seen = timeout(CATCH_UP_TIMEOUT, seeing.join_all())
             .await
-            .map_err(|_elapsed| format!("{} watchers were not told everything in time", self.watchers))?;
+            .map_err(|_elapsed| format!("{} watchers were not told everything in time", self.crowd))?;
+        let resident = resident.max(self.gateway.resident());
+        drop(stalled);
         let deliveries = seen.iter().flat_map(|seen| seen.deliveries.iter().copied());
         let delays = latencies(&written, deliveries);
         let mut told = Told {
@@ -136,7 +193,10 @@ impl Watched {
             changes_per_second: changes as f64 / took.as_secs_f64(),
             missed: seen.iter().map(|seen| changes.saturating_sub(seen.changes)).sum(),
             done_after: done_after(&written, &seen),
-            resident: resident.max(self.gateway.resident()),
+            resident,
+            grown: resident
+                .zip(at_first)
+                .map(|(most, at_first)| most.saturating_sub(at_first)),
             consumers,
         };
         if let Some(consumer) = &mut consumer {
@@ -146,15 +206,6 @@ impl Watched {
             told.raw = Some([median(raw.iter().copied()), quantile(raw, 0.99)]);
         }
         Ok(told)
-    }
-
-    /// Opens the watchers, spread over the connections.
-    async fn open(&self, lattice: &str) -> Result<Vec<Watcher>, Failure> {
-        let mut opening = JoinSet::new();
-        for caller in self.callers.iter().cycle().take(self.watchers) {
-            opening.spawn(Watcher::open(caller.on(lattice)));
-        }
-        opening.join_all().await.into_iter().collect()
     }
 
     /// The most that the gateway has in memory for so long.
@@ -168,6 +219,15 @@ impl Watched {
         }
         most
     }
+}
+
+/// Opens watchers, spread over the connections.
+async fn open(callers: &[Caller], watchers: usize, lattice: &str) -> Result<Vec<Watcher>, Failure> {
+    let mut opening = JoinSet::new();
+    for caller in callers.iter().cycle().take(watchers) {
+        opening.spawn(Watcher::open(caller.on(lattice)));
+    }
+    opening.join_all().await.into_iter().collect()
 }
 
 /// Publishes links that are new, at a rate, whether or not what was published before is acknowledged; gives the sequence of
@@ -211,7 +271,7 @@ fn done_after(written: &HashMap<u64, Instant>, seen: &[Seen]) -> f64 {
     after.map_or(f64::NAN, |after| after.as_secs_f64() * 1e6)
 }
 
-fn section(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Section {
+fn section(fan_out: [Crowd; 4], told: &[Vec<Told>; 4]) -> Section {
     let rows = || fan_out.into_iter().zip(told);
     let of = |turns: &[Told], figure: fn(&Told) -> f64| median(turns.iter().map(figure));
     let raw = |which: fn([f64; 2]) -> f64| {
@@ -226,6 +286,7 @@ fn section(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Section {
         "last told after",
         "missed, all rounds",
         "resident",
+        "of it, since all watch",
         "upstream consumers",
     ]);
     let nothing = || "–".to_owned();
@@ -238,16 +299,19 @@ fn section(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Section {
         nothing(),
         nothing(),
         nothing(),
+        nothing(),
     ]);
-    for (watchers, turns) in rows() {
+    let mib = |bytes| or_dash(bytes, |mib| format!("{mib:.0} MiB"));
+    for (crowd, turns) in rows() {
         table.row([
-            format!("watchers: {}", figure(watchers as f64)),
+            format!("watchers: {crowd}"),
             figure(of(turns, |told| told.changes_per_second)),
             time(of(turns, |told| told.p50)),
             time(of(turns, |told| told.p99)),
             time(of(turns, |told| told.done_after)),
             missed(turns).to_string(),
-            or_dash(resident(turns), |mib| format!("{mib:.0} MiB")),
+            mib(most(turns, |told| told.resident)),
+            mib(most(turns, |told| told.grown)),
             consumers(turns).to_string(),
         ]);
     }
@@ -258,7 +322,8 @@ fn section(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Section {
             "{CHANGES_A_SECOND} new links a second are published as hosts do, each its own entry, so that nothing can be told as one; \
              watchers share at most {CONNECTIONS_MAX} connections. Latencies are from the publisher's acknowledgement to the \
              delivery, below zero where the delivery came first, of at most {CONNECTIONS_MAX} watchers; what was missed is of all \
-             of them. Resident is the most that the gateway had in any round; each number of watchers has a gateway of its own."
+             of them. Resident is the most that the gateway had in any round; each number of watchers has a gateway of its own. \
+             Those that stall read nothing after their snapshot, on connections of their own, and are not among the figures."
         ),
         tables: vec![table],
         plots: vec![plot(fan_out, told)],
@@ -276,12 +341,12 @@ fn consumers(turns: &[Told]) -> usize {
 }
 
 /// The most of all rounds, MiB.
-fn resident(turns: &[Told]) -> Option<f64> {
-    let most = turns.iter().filter_map(|told| told.resident).max()?;
+fn most(turns: &[Told], bytes: fn(&Told) -> Option<u64>) -> Option<f64> {
+    let most = turns.iter().filter_map(bytes).max()?;
     Some(most as f64 / 1024.0 / 1024.0)
 }
 
-fn plot(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Plot {
+fn plot(fan_out: [Crowd; 4], told: &[Vec<Told>; 4]) -> Plot {
     let line = |name: &str, figure: fn(&Told) -> f64| Line {
         name: name.to_owned(),
         figures: told
@@ -293,16 +358,16 @@ fn plot(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Plot {
         file: "watch.svg",
         title: "Delivery after the acknowledgement, 100 changes a second",
         x_label: "watchers",
-        places: fan_out.map(|watchers| figure(watchers as f64)).to_vec(),
+        places: fan_out.map(|crowd| crowd.to_string()).to_vec(),
         y_label: "milliseconds",
         is_logarithmic: true,
         lines: vec![line("p50", |told| told.p50), line("p99", |told| told.p99)],
     }
 }
 
-fn goals(fan_out: [usize; 3], told: &[Vec<Told>; 3], raw_p99: f64) -> Vec<Goal> {
-    let [one, .., many] = told;
-    let [.., watchers] = fan_out.map(|watchers| figure(watchers as f64));
+fn goals(fan_out: [Crowd; 4], told: &[Vec<Told>; 4], raw_p99: f64) -> Vec<Goal> {
+    let [one, _, beside, many] = told;
+    let [_, _, stalled, watchers] = fan_out.map(|crowd| crowd.to_string());
     let goal = |what, reached, most, unit| Goal {
         what,
         reached,
@@ -318,8 +383,14 @@ fn goals(fan_out: [usize; 3], told: &[Vec<Told>; 3], raw_p99: f64) -> Vec<Goal> 
             " ms",
         ),
         goal(
+            format!("watchers: {stalled}, p99 after the acknowledgement"),
+            Some(median(beside.iter().map(|told| told.p99)) / 1_000.0),
+            100.0,
+            " ms",
+        ),
+        goal(
             format!("{watchers} watchers, resident"),
-            resident(many),
+            most(many, |told| told.resident),
             300.0,
             " MiB",
         ),
@@ -338,7 +409,7 @@ fn goals(fan_out: [usize; 3], told: &[Vec<Told>; 3], raw_p99: f64) -> Vec<Goal> 
     ]
 }
 
-fn samples(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Value {
+fn samples(fan_out: [Crowd; 4], told: &[Vec<Told>; 4]) -> Value {
     let turns = |turns: &[Told]| {
         let of = |figure: fn(&Told) -> f64| turns.iter().map(figure).map(rounded).collect::<Vec<_>>();
         json!({
@@ -348,12 +419,13 @@ fn samples(fan_out: [usize; 3], told: &[Vec<Told>; 3]) -> Value {
             "changes_per_second": of(|told| told.changes_per_second),
             "last_told_after_us": of(|told| told.done_after),
             "missed": turns.iter().map(|told| told.missed).collect::<Vec<_>>(),
+            "grown_bytes": turns.iter().map(|told| told.grown).collect::<Vec<_>>(),
             "resident_bytes": turns.iter().map(|told| told.resident).collect::<Vec<_>>(),
             "consumers": turns.iter().map(|told| told.consumers).collect::<Vec<_>>(),
         })
     };
     let told = fan_out.into_iter().zip(told);
-    told.map(|(watchers, told)| (watchers.to_string(), turns(told)))
+    told.map(|(crowd, told)| (crowd.to_string(), turns(told)))
         .collect::<Map<_, _>>()
         .into()
 }
