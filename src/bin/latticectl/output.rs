@@ -3,11 +3,18 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    num::NonZeroU8,
 };
 
 use lattice_gateway::proto::{Outcome, Revision, WriteResult};
 use pbjson_types::Timestamp;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{
+        Iso8601,
+        iso8601::{Config, EncodedConfig, TimePrecision},
+    },
+};
 
 use crate::{args::Format, failure::CommandError, table::printable};
 
@@ -52,13 +59,21 @@ pub(crate) fn revision(revision: Option<Revision>) -> String {
     revision.map_or_else(String::new, |it| format!("{}:{}", it.epoch, it.sequence))
 }
 
+/// RFC 3339 with three digits of a second: columns of times are even.
+const TO_THE_MILLISECOND: EncodedConfig = Config::DEFAULT
+    .set_time_precision(TimePrecision::Second {
+        decimal_digits: NonZeroU8::new(3),
+    })
+    .encode();
+
 /// RFC 3339 in UTC, to the millisecond; empty for none.
 pub(crate) fn timestamp(timestamp: Option<&Timestamp>) -> String {
     let text = || {
         let timestamp = timestamp?;
         let millisecond = u16::try_from(timestamp.nanos / 1_000_000).ok()?;
         let time = OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok()?;
-        time.replace_millisecond(millisecond).ok()?.format(&Rfc3339).ok()
+        let time = time.replace_millisecond(millisecond).ok()?;
+        time.format(&Iso8601::<TO_THE_MILLISECOND>).ok()
     };
     text().unwrap_or_default()
 }
@@ -152,6 +167,11 @@ mod tests {
             nanos: 123_456_789,
         };
         assert_eq!(timestamp(Some(&time)), "2024-01-01T00:00:00.123Z");
+        let even = Timestamp {
+            nanos: 120_000_000,
+            ..time
+        };
+        assert_eq!(timestamp(Some(&even)), "2024-01-01T00:00:00.120Z");
         assert_eq!(timestamp(None), "");
     }
 
