@@ -176,7 +176,9 @@ fn only_own_links_change(history: &History) -> Vec<Violation> {
                 continue;
             };
             let is_own = message.calls.iter().any(|call| call.entry == *hash);
-            if !is_own && record.get(&key) != earlier.get(&key) {
+            let is_back =
+                || message.previous == 0 && history.losses().any(|loss| history.outlives(loss, key));
+            if !is_own && record.get(&key) != earlier.get(&key) && !is_back() {
                 violations.push(format!(
                     "key {key}: {} at {} changed it from {:?} to {:?} by an edit of another link",
                     message.subject,
@@ -504,6 +506,7 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
         .ops
         .iter()
         .filter(|op| op.key == key || op.action == Action::Loss)
+        .filter(|op| op.action != Action::Loss || !history.outlives(op, key))
         .filter(|op| !matches!(op.outcome, Outcome::NotApplied | Outcome::Absurd(_)))
         // An etag of content from before a loss is refused though the same content stands.
         .filter(|op| {

@@ -68,6 +68,10 @@ fn sound() -> Vec<(&'static str, History)> {
             of_records(vec![edit(5, 0, 0, &[(0, 1)]), edit(6, 5, 1, &[(0, 1), (1, 2)])]),
         ),
         (
+            "an edit that brings a purged record back in a cluster",
+            purged_beside_an_edit("R3File"),
+        ),
+        (
             "undone late",
             of_records(vec![edit(5, 0, 0, &[(0, 1)]), by_host(6, 5, 21, &[])]),
         ),
@@ -88,6 +92,31 @@ fn sound() -> Vec<(&'static str, History)> {
             ]),
         ),
     ]
+}
+
+/// Link 0 stood; an edit of link 1 that was under way beside a purge has it in its record.
+fn purged_beside_an_edit(topology: &str) -> History {
+    let purge = op(9, Action::Loss, Condition::None, (20, 22), Outcome::Done);
+    let of_other_link = Op {
+        key: 1,
+        ..put(2, (18, 30), 6)
+    };
+    let brings_back = Stored {
+        heard: 21,
+        ..edit(6, 0, 1, &[(0, 1), (1, 2)])
+    };
+    History {
+        topology: topology.to_owned(),
+        has_hosts: false,
+        ops: vec![
+            put(1, (0, 10), 5),
+            of_other_link,
+            purge,
+            get(3, (40, 50), Some((1, 6))),
+        ],
+        folded: vec![Some(1), Some(2)],
+        ..of_records(vec![edit(5, 0, 0, &[(0, 1)]), brings_back])
+    }
 }
 
 /// Two links of one record beside hosts: the first one was put at 5 by op 1.
@@ -177,6 +206,10 @@ fn flawed() -> Vec<(&'static str, History)> {
 
 fn flawed_records() -> Vec<(&'static str, History)> {
     vec![
+        (
+            "an edit that brings a purged record back on one server",
+            purged_beside_an_edit("R1File"),
+        ),
         (
             "another link lost by an edit",
             of_records(vec![edit(5, 0, 0, &[(0, 1), (1, 2)]), edit(6, 5, 0, &[(0, 1)])]),

@@ -184,6 +184,31 @@ impl History {
         self.losses().any(|loss| from <= loss.ended && loss.began <= to)
     }
 
+    /// Whether a link outlived a purge in a record that an edit of another link wrote meanwhile. In a cluster the leader
+    /// checks what a publish expects before a purge that is under way has been applied (`tests/it/facts.rs`), so that the
+    /// record comes back with all its links.
+    pub fn outlives(&self, loss: &Op, key: usize) -> bool {
+        const HEARD_WITHIN: u64 = 1_000_000;
+        let brings_back = |message: &Stored| {
+            self.is_written_over_nothing(message)
+                && (loss.began..=loss.ended + HEARD_WITHIN).contains(&message.heard)
+                && message
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.contains_key(&key))
+                && message
+                    .calls
+                    .iter()
+                    .all(|call| Some(&call.entry) != self.short_hashes[key].as_ref())
+        };
+        self.kind(key) == Kind::InterfaceLink && self.stored.iter().any(brings_back)
+    }
+
+    /// Whether a gateway's publish found nothing on its subject in a cluster.
+    fn is_written_over_nothing(&self, message: &Stored) -> bool {
+        self.topology.starts_with("R3") && message.previous == 0 && !message.calls.is_empty()
+    }
+
     /// What the streams took, each message once, in the order of its subject.
     pub fn stored_once_each(&self) -> Vec<&Stored> {
         let mut seen = BTreeSet::new();

@@ -281,6 +281,33 @@ async fn consumers_are_told_of_neither_deletions_nor_purges(stream: Stream<'_>) 
     }
 }
 
+/// The leader checks it when it proposes the publish, and does not look again when that is applied.
+#[tokio::test]
+async fn in_a_cluster_an_expectation_may_hold_though_a_purge_comes_first() {
+    let servers = shared_cluster().await;
+    let stream = Stream::create(&servers[..], "purged").await;
+    let mut attempts = 0..;
+    until("a publish lands over what was purged before it", async || {
+        let attempt = attempts.next()?;
+        let Stored(sequence) = stream.put("a", &format!("before {attempt}")).await else {
+            return None;
+        };
+        let purge = stream.api("STREAM.PURGE", Value::Null);
+        let publish = async {
+            // For long enough that the purge is proposed, and not so long that it is applied.
+            for _ in 0..attempt % 8 {
+                stream.standing("a").await;
+            }
+            stream.put_over(sequence, "a", &format!("over {attempt}")).await
+        };
+        let (purge, publish) = tokio::join!(purge, publish);
+        // A purge that came second would have removed it.
+        let stands = stream.standing("a").await.is_some();
+        (purge["purged"] == 1 && matches!(publish, Stored(_)) && stands).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_restart_forgets_the_ids_of_what_was_overwritten() {
     let mut server = Nats::start().await;
