@@ -144,6 +144,7 @@ impl Gateway {
                 .collect(),
             next_page_token: page.next_page_token,
             revision: Some(convert::revision(page.revision)),
+            values_omitted: !grant.reads_values(),
         })
     }
 }

@@ -25,18 +25,18 @@ use crate::harness::{
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lattice");
 
 /// The program, in a folder for manifests.
-struct Ctl {
+pub struct Ctl {
     endpoint: String,
     token: Option<String>,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl Ctl {
-    fn new(gateway: &TestGateway) -> Self {
+    pub fn new(gateway: &TestGateway) -> Self {
         Self::at(&gateway.running.grpc.to_string())
     }
 
-    fn at(endpoint: &str) -> Self {
+    pub fn at(endpoint: &str) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
             token: None,
@@ -44,16 +44,16 @@ impl Ctl {
         }
     }
 
-    fn showing(mut self, token: &str) -> Self {
+    pub fn showing(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latticectl"));
         command
             .args(["--endpoint", &self.endpoint])
@@ -67,18 +67,18 @@ impl Ctl {
         command
     }
 
-    async fn run(&self, line: &str) -> Output {
+    pub async fn run(&self, line: &str) -> Output {
         self.command(line).output().await.unwrap()
     }
 
     /// Runs a command that succeeds; gives what it printed.
-    async fn text(&self, line: &str) -> String {
+    pub async fn text(&self, line: &str) -> String {
         let output = self.run(line).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    async fn json(&self, line: &str) -> Value {
+    pub async fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.text(&format!("-o json {line}")).await).unwrap()
     }
 
@@ -95,7 +95,8 @@ impl Ctl {
     }
 }
 
-fn stderr(output: &Output) -> String {
+/// What a run told on standard error.
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -38,6 +38,7 @@ mod lattice;
 mod latticectl;
 mod link_definition;
 mod model;
+mod moving;
 mod oci_reference;
 mod outage;
 mod permissions;

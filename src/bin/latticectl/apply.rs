@@ -7,12 +7,12 @@
 mod document;
 mod drive;
 mod fields;
-mod held;
-mod manifest;
+pub(crate) mod held;
+pub(crate) mod manifest;
 mod operation;
-mod plan;
+pub(crate) mod plan;
 mod progress;
-mod report;
+pub(crate) mod report;
 
 use std::{
     collections::BTreeSet,
@@ -22,17 +22,15 @@ use std::{
 
 use lattice_gateway::proto::ApplyRequest;
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
-pub(crate) use self::report::Unfinished;
 use self::{
     drive::Drive,
     held::Held,
-    operation::Terms,
     plan::{Phase, Plan},
     progress::Progress,
     report::Report,
 };
+pub(crate) use self::{operation::Terms, report::Unfinished};
 use crate::{
     Context,
     args::Format,
@@ -107,25 +105,37 @@ pub(crate) async fn run(context: &Context<'_>, arguments: &ApplyArguments) -> Re
     let wanted: BTreeSet<_> = desired.iter().map(|it| Kind::of(&it.entry)).collect();
     let pruned = arguments.pruned(&wanted);
     let listed = wanted.union(&pruned).copied().collect();
-    let held = Held::list(context, &listed, &desired).await?;
+    let held = Held::list(context, &listed).await?;
     let unreadable = held.unreadable.clone();
     let plan = Plan::new(desired, held, &pruned);
-    let report = Report::new(context, arguments, &plan);
+    let report = Report::new(context, &plan, arguments.hide_values);
     warn(context, &unreadable);
+    let terms = arguments.terms(context);
     if arguments.dry_run {
-        return dry_run(context, arguments, &plan, report).await;
+        let checked = check(context, terms, &plan).await;
+        return would_change(arguments, &plan, report.checked(checked)?);
     }
     let must_ask = plan.deletes() > 0 && !arguments.yes;
     if must_ask {
-        check_can_ask(context, &plan)?;
+        check_can_ask(context, || {
+            format!(
+                "--prune would delete {} entries, and nobody can be asked here; look at them with --dry-run, then \
+                 give --yes",
+                plan.deletes()
+            )
+        })?;
     }
     if context.format == Format::Table && !plan.changes.is_empty() {
         crate::print(&report.plan())?;
     }
     if must_ask {
-        confirm(&plan).await?;
+        confirm(match plan.deletes() {
+            1 => "Delete this entry?".to_owned(),
+            deletes => format!("Delete these {deletes} entries?"),
+        })
+        .await?;
     }
-    let answers = apply(context, arguments, &plan).await;
+    let answers = apply(context, terms, &plan).await;
     report.finish(answers)
 }
 
@@ -144,16 +154,14 @@ impl ApplyArguments {
 
     fn terms(&self, context: &Context<'_>) -> Terms {
         Terms {
-            lattice: context.lattice.to_owned(),
-            run: Uuid::now_v7().simple().to_string(),
-            dry_run: self.dry_run,
             force: self.force,
+            ..Terms::of(context.lattice)
         }
     }
 }
 
 /// Tells where the comparison could not see everything.
-fn warn(context: &Context<'_>, unreadable: &BTreeSet<Kind>) {
+pub(crate) fn warn(context: &Context<'_>, unreadable: &BTreeSet<Kind>) {
     if context.format == Format::Table && !unreadable.is_empty() {
         output::note(
             "note: you may not read values (that needs `values:read`), so entries that have them are put \
@@ -162,17 +170,8 @@ fn warn(context: &Context<'_>, unreadable: &BTreeSet<Kind>) {
     }
 }
 
-async fn dry_run(
-    context: &Context<'_>,
-    arguments: &ApplyArguments,
-    plan: &Plan,
-    report: Report<'_>,
-) -> Result<String, CommandError> {
-    let progress = Progress::new(context.format, plan.changes.len());
-    let mut drive = drive(context, arguments, plan, &progress);
-    drive.phase(0..plan.changes.len()).await;
-    progress.finish();
-    let text = report.checked(drive.is_interrupted(), drive.into_answers())?;
+/// After a dry run: says by the exit code whether anything would change, where that is asked for.
+fn would_change(arguments: &ApplyArguments, plan: &Plan, text: String) -> Result<String, CommandError> {
     if arguments.exit_code && !plan.changes.is_empty() {
         crate::print(&text)?;
         return Err(CommandError::Silent(Exit::Changes));
@@ -183,11 +182,10 @@ async fn dry_run(
 /// Drives the changes of a plan, each known by its place in it.
 fn drive<'a>(
     context: &'a Context<'_>,
-    arguments: &ApplyArguments,
+    terms: Terms,
     plan: &'a Plan,
     progress: &'a Progress,
 ) -> Drive<'a, impl Fn(usize, Option<pbjson_types::Duration>) -> Option<ApplyRequest>> {
-    let terms = arguments.terms(context);
     Drive::new(
         &context.gateway,
         plan.changes.len(),
@@ -200,7 +198,7 @@ fn drive<'a>(
 }
 
 /// What became of each change, and whether the user broke it off.
-struct Answers {
+pub(crate) struct Answers {
     /// None of what was not sent.
     of_changes: Vec<Option<drive::Answer>>,
     interrupted: bool,
@@ -208,9 +206,27 @@ struct Answers {
     kept: bool,
 }
 
-async fn apply(context: &Context<'_>, arguments: &ApplyArguments, plan: &Plan) -> Answers {
+/// Has the gateway check each change on its own; nothing is written.
+pub(crate) async fn check(context: &Context<'_>, terms: Terms, plan: &Plan) -> Answers {
+    let terms = Terms {
+        dry_run: true,
+        ..terms
+    };
     let progress = Progress::new(context.format, plan.changes.len());
-    let mut drive = drive(context, arguments, plan, &progress);
+    let mut drive = drive(context, terms, plan, &progress);
+    drive.phase(0..plan.changes.len()).await;
+    progress.finish();
+    Answers {
+        interrupted: drive.is_interrupted(),
+        of_changes: drive.into_answers(),
+        kept: false,
+    }
+}
+
+/// Makes the changes of a plan.
+pub(crate) async fn apply(context: &Context<'_>, terms: Terms, plan: &Plan) -> Answers {
+    let progress = Progress::new(context.format, plan.changes.len());
+    let mut drive = drive(context, terms, plan, &progress);
     let phases = plan.phases();
     let mut went_well = true;
     let mut kept = false;
@@ -231,26 +247,21 @@ async fn apply(context: &Context<'_>, arguments: &ApplyArguments, plan: &Plan) -
     }
 }
 
-/// Deletes are never made where the user should have been asked and cannot be.
-fn check_can_ask(context: &Context<'_>, plan: &Plan) -> Result<(), CommandError> {
+/// Nothing is done where the user should have been asked and cannot be.
+pub(crate) fn check_can_ask(
+    context: &Context<'_>,
+    refusal: impl FnOnce() -> String,
+) -> Result<(), CommandError> {
     let is_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if context.format == Format::Table && is_terminal {
-        return Ok(());
+    match context.format == Format::Table && is_terminal {
+        true => Ok(()),
+        false => Err(CommandError::Input(refusal())),
     }
-    Err(CommandError::Input(format!(
-        "--prune would delete {} entries, and nobody can be asked here; look at them with --dry-run, then give \
-         --yes",
-        plan.deletes()
-    )))
 }
 
-/// Has the user agree to deletes.
-async fn confirm(plan: &Plan) -> Result<(), CommandError> {
-    let question = match plan.deletes() {
-        1 => "Delete this entry? [y/N] ".to_owned(),
-        deletes => format!("Delete these {deletes} entries? [y/N] "),
-    };
-    match ask(question).await.as_str() {
+/// Has the user agree.
+pub(crate) async fn confirm(question: String) -> Result<(), CommandError> {
+    match ask(format!("{question} [y/N] ")).await.as_str() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(interrupted()),
     }
@@ -273,7 +284,7 @@ async fn ask(question: String) -> String {
     }
 }
 
-fn interrupted() -> CommandError {
+pub(crate) fn interrupted() -> CommandError {
     CommandError::from(CallError {
         failure: Failure::interrupted(),
         doubt: Doubt::None,

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::{
     access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
-    gateway::Intent, interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
+    diff::DiffArguments, export::ExportArguments, gateway::Intent, import::ImportArguments,
+    interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
     reference::ReferenceCommand, watch::WatchArguments,
 };
 
@@ -29,7 +30,7 @@ Exit codes:
   4    conflict: the entry is not as required, or something else was written meanwhile
   5    unavailable; nothing was applied
   6    the outcome is unknown; the message tells how to resume
-  7    `apply --dry-run --exit-code`: there would be changes
+  7    `diff`: the two differ; `apply --dry-run --exit-code`: there would be changes
   130  interrupted; nothing was applied but what `apply` told";
 
 /// Reads and writes wasmCloud lattices through a lattice gateway: claims, links, OCI references, configs.
@@ -49,12 +50,15 @@ impl Cli {
     pub(crate) fn lattice(&self) -> &str {
         let named = match &self.command {
             Command::Lattice(command) => command.name(),
+            Command::Export(arguments) => arguments.lattice.as_deref(),
+            Command::Import(arguments) => arguments.lattice.as_deref(),
             Command::Claims(_)
             | Command::Link(_)
             | Command::Iface(_)
             | Command::Ref(_)
             | Command::Config(_)
             | Command::Apply(_)
+            | Command::Diff(_)
             | Command::Watch(_)
             | Command::Info
             | Command::Completions { .. } => None,
@@ -142,6 +146,15 @@ pub(crate) enum Command {
 
     /// Makes a lattice hold what manifests say, and nothing more than that has to change
     Apply(ApplyArguments),
+
+    /// Writes all that a lattice holds into one file
+    Export(ExportArguments),
+
+    /// Puts what an export holds into a lattice, of any layout
+    Import(ImportArguments),
+
+    /// Compares two lattices, or what files hold
+    Diff(DiffArguments),
 
     /// Follows what a lattice holds: first all of it, then every change
     Watch(WatchArguments),

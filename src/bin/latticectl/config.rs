@@ -1,6 +1,6 @@
 //! `latticectl config`: the named configs that interface links configure their two ends with.
 
-use std::num::NonZeroU32;
+use std::{cell::Cell, num::NonZeroU32};
 
 use clap::Subcommand;
 use lattice_gateway::proto::{
@@ -148,6 +148,7 @@ pub(crate) async fn all(
     request: ListConfigsRequest,
 ) -> Result<ListConfigsResponse, CallError> {
     let client = context.gateway.configs();
+    let values_omitted = Cell::new(false);
     let listed = page::all(limit, async |page| {
         let request = ListConfigsRequest {
             page_size: page.size,
@@ -159,6 +160,7 @@ pub(crate) async fn all(
             client.clone().list_configs(request).await
         };
         let response = context.gateway.call(Effect::Nothing, send).await?;
+        values_omitted.set(response.values_omitted);
         Ok(Page {
             items: response.named_configs,
             next_page_token: response.next_page_token,
@@ -170,6 +172,7 @@ pub(crate) async fn all(
         named_configs: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
+        values_omitted: values_omitted.get(),
     })
 }
 

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use clap::ValueEnum;
-use lattice_gateway::proto::{
-    ClaimsIdentity, EntryKind, InterfaceLinkIdentity, LinkDefinitionIdentity, NamedConfigIdentity,
-    OciReferenceIdentity, entry::Entry, entry_identity::Identity,
+use lattice_gateway::{
+    domain,
+    proto::{
+        Claims, ClaimsIdentity, EntryKind, InterfaceLink, InterfaceLinkIdentity, LinkDefinition,
+        LinkDefinitionIdentity, NamedConfig, NamedConfigIdentity, OciReference, OciReferenceIdentity,
+        entry::Entry, entry_identity::Identity,
+    },
 };
 
 /// A kind of entries, by the name of the command that writes it.
@@ -65,6 +69,18 @@ impl Kind {
             Self::Iface => "InterfaceLink",
             Self::Ref => "OciReference",
             Self::Config => "NamedConfig",
+        }
+    }
+}
+
+impl From<Kind> for domain::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Claims => Self::Claims,
+            Kind::Link => Self::LinkDefinition,
+            Kind::Iface => Self::InterfaceLink,
+            Kind::Ref => Self::OciReference,
+            Kind::Config => Self::Config,
         }
     }
 }
@@ -175,5 +191,42 @@ pub(crate) fn contents(entry: &Entry) -> Vec<(&'static str, Content<'_>)> {
         ],
         Entry::OciReference(reference) => vec![("public_key", Content::Text(&reference.public_key))],
         Entry::NamedConfig(config) => vec![("values", Content::Values(&config.values))],
+    }
+}
+
+/// The entry without what only answers say: its etag, revision and time.
+pub(crate) fn without_output(entry: Entry) -> Entry {
+    let etag = String::new();
+    match entry {
+        Entry::Claims(claims) => Entry::Claims(Claims {
+            etag,
+            revision: None,
+            update_time: None,
+            ..claims
+        }),
+        Entry::LinkDefinition(link) => Entry::LinkDefinition(LinkDefinition {
+            etag,
+            revision: None,
+            update_time: None,
+            ..link
+        }),
+        Entry::InterfaceLink(link) => Entry::InterfaceLink(InterfaceLink {
+            etag,
+            revision: None,
+            update_time: None,
+            ..link
+        }),
+        Entry::OciReference(reference) => Entry::OciReference(OciReference {
+            etag,
+            revision: None,
+            update_time: None,
+            ..reference
+        }),
+        Entry::NamedConfig(config) => Entry::NamedConfig(NamedConfig {
+            etag,
+            revision: None,
+            update_time: None,
+            ..config
+        }),
     }
 }

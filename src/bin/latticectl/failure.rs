@@ -25,6 +25,10 @@ pub(crate) enum CommandError {
     Input(String),
     /// What is wrong with manifests, one text a problem; nothing was sent.
     Manifest(Vec<String>),
+    /// It cannot be carried out as things are in the lattice; nothing was written.
+    Refused(Exit, String),
+    /// It would lose these, one text each; nothing was written.
+    Lost(Vec<String>),
     /// Some changes of a manifest were not made.
     Unfinished(Box<Unfinished>),
     /// Only the exit code is to say it.
@@ -147,8 +151,8 @@ impl CommandError {
         match self {
             Self::Input(_) | Self::Manifest(_) => Exit::Usage,
             Self::Unfinished(unfinished) => unfinished.exit(),
-            Self::Silent(exit) => *exit,
-            Self::Output(_) => Exit::Refused,
+            Self::Silent(exit) | Self::Refused(exit, _) => *exit,
+            Self::Lost(_) | Self::Output(_) => Exit::Refused,
             Self::Call(error) => error.exit(),
         }
     }
@@ -157,13 +161,13 @@ impl CommandError {
         match self {
             Self::Call(error) => error.text(place),
             Self::Unfinished(unfinished) => unfinished.text(place),
-            Self::Manifest(problems) => {
+            Self::Manifest(problems) | Self::Lost(problems) => {
                 let lines = problems
                     .iter()
                     .map(|problem| format!("error: {}", printable(problem)));
                 lines.collect::<Vec<_>>().join("\n")
             }
-            Self::Input(_) | Self::Silent(_) | Self::Output(_) => {
+            Self::Input(_) | Self::Refused(..) | Self::Silent(_) | Self::Output(_) => {
                 format!("error: {}", printable(&self.message()))
             }
         }
@@ -173,6 +177,8 @@ impl CommandError {
         let code = match self {
             Self::Call(error) => return error.json(),
             Self::Input(_) | Self::Manifest(_) => Code::InvalidArgument,
+            Self::Refused(Exit::Unavailable, _) => Code::Unavailable,
+            Self::Refused(..) | Self::Lost(_) => Code::FailedPrecondition,
             Self::Unfinished(_) | Self::Silent(_) => Code::Aborted,
             Self::Output(_) => Code::Unknown,
         };
@@ -183,8 +189,8 @@ impl CommandError {
     /// What is wrong, without a way out.
     pub(crate) fn message(&self) -> String {
         match self {
-            Self::Input(message) => message.clone(),
-            Self::Manifest(problems) => problems.join("\n"),
+            Self::Input(message) | Self::Refused(_, message) => message.clone(),
+            Self::Manifest(problems) | Self::Lost(problems) => problems.join("\n"),
             Self::Unfinished(unfinished) => unfinished.summary(),
             Self::Silent(_) => String::new(),
             Self::Output(error) => format!("cannot write the answer: {error}"),

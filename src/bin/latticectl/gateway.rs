@@ -33,7 +33,7 @@ use crate::{
 const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The gateway that a command talks to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Gateway {
     line: Line,
     timeout: Duration,

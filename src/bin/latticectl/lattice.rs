@@ -2,15 +2,16 @@
 
 use clap::{Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use lattice_gateway::proto::{
-    DeafWatch, Drift, Durability, GetLatticeRequest, GetServerInfoRequest, GetServerInfoResponse, Lattice,
-    Layout, Limits, ListLatticesRequest, ListLatticesResponse, MalformedEntry, MigrationDifference,
-    ProvisionLatticeRequest, ProvisionLatticeResponse, Storage, UndoneEdit, WriteAtRisk,
+    DeafWatch, Drift, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest,
+    GetServerInfoResponse, Lattice, Layout, Limits, ListLatticesRequest, ListLatticesResponse,
+    MalformedEntry, MigrationDifference, ProvisionLatticeRequest, ProvisionLatticeResponse, Storage,
+    UndoneEdit, WriteAtRisk,
 };
 
 use crate::{
     Context,
     args::ListOptions,
-    failure::CommandError,
+    failure::{CallError, CommandError},
     gateway::Effect,
     output::{render, revision, timestamp},
     page::{self, Page},
@@ -126,13 +127,18 @@ async fn list(context: &Context<'_>, list: &ListOptions) -> Result<String, Comma
     })
 }
 
-async fn show(context: &Context<'_>) -> Result<String, CommandError> {
+/// Asks how the lattice is kept.
+pub(crate) async fn get(context: &Context<'_>) -> Result<GetLatticeResponse, CallError> {
     let request = GetLatticeRequest {
         lattice: context.lattice.to_owned(),
     };
     let client = context.gateway.lattices();
     let send = async |attempt: Attempt| client.clone().get_lattice(attempt.request(request.clone())).await;
-    let response = context.gateway.call(Effect::Nothing, send).await?;
+    context.gateway.call(Effect::Nothing, send).await
+}
+
+async fn show(context: &Context<'_>) -> Result<String, CommandError> {
+    let response = get(context).await?;
     render(context.format, &response, |response| {
         response.lattice.as_ref().map(shown).unwrap_or_default()
     })

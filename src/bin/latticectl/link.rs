@@ -1,6 +1,6 @@
 //! `latticectl link`: which actor may call which provider, and with which values.
 
-use std::num::NonZeroU32;
+use std::{cell::Cell, num::NonZeroU32};
 
 use clap::Subcommand;
 use lattice_gateway::proto::{
@@ -201,6 +201,7 @@ pub(crate) async fn all(
     request: ListLinkDefinitionsRequest,
 ) -> Result<ListLinkDefinitionsResponse, CallError> {
     let client = context.gateway.links();
+    let values_omitted = Cell::new(false);
     let listed = page::all(limit, async |page| {
         let request = ListLinkDefinitionsRequest {
             page_size: page.size,
@@ -212,6 +213,7 @@ pub(crate) async fn all(
             client.clone().list_link_definitions(request).await
         };
         let response = context.gateway.call(Effect::Nothing, send).await?;
+        values_omitted.set(response.values_omitted);
         Ok(Page {
             items: response.link_definitions,
             next_page_token: response.next_page_token,
@@ -223,6 +225,7 @@ pub(crate) async fn all(
         link_definitions: listed.items,
         next_page_token: listed.next_page_token,
         revision: listed.revision,
+        values_omitted: values_omitted.get(),
     })
 }
 

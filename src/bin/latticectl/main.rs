@@ -9,15 +9,19 @@ mod apply;
 mod args;
 mod claims;
 mod config;
+mod diff;
 mod entry;
+mod export;
 mod failure;
 mod gateway;
+mod import;
 mod input;
 mod interface_link;
 mod lattice;
 mod link;
 mod output;
 mod page;
+mod picture;
 mod reference;
 mod retry;
 mod table;
@@ -94,6 +98,9 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Ref(command) => reference::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,
         Command::Apply(arguments) => apply::run(context, arguments).await,
+        Command::Export(arguments) => export::run(context, arguments).await,
+        Command::Import(arguments) => import::run(context, arguments).await,
+        Command::Diff(arguments) => diff::run(context, arguments).await,
         Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Info => lattice::info(context).await,

@@ -3,11 +3,15 @@
 use std::{collections::BTreeMap, fmt, path::Path, rc::Rc};
 
 use lattice_gateway::{
+    control::lattices::Layout,
     domain::{claims_token, link_definition::DEFAULT_LINK_NAME},
     proto::{Claims, InterfaceLink, LinkDefinition, NamedConfig, OciReference, PACKAGE, entry::Entry},
 };
 
-use super::document::{Content, Field, Mark, Node, Problem};
+use super::{
+    document::{Content, Field, Mark, Node, Problem},
+    manifest::{EXPORT_FORMAT, Header},
+};
 use crate::token;
 
 /// The version of the format, for those who like to write one.
@@ -144,14 +148,33 @@ impl<'n> Fields<'n> {
         first
     }
 
-    /// True where one of the fields that were asked for is there.
-    pub(super) fn asked_for_any(&self) -> bool {
-        let asked = |field: &Field| self.asked.iter().any(|name| is_named(&field.name, name));
-        self.given.iter().any(asked)
+    /// True where the field is there.
+    pub(super) fn has(&self, name: &'static str) -> bool {
+        self.given.iter().any(|field| is_named(&field.name, name))
     }
 
     pub(super) fn ignore(&mut self, name: &'static str) {
         self.take(name);
+    }
+
+    /// What an export says of itself.
+    pub(super) fn header(&mut self) -> Option<Header> {
+        let mark = self.mark;
+        let format = self.required("format");
+        if format != EXPORT_FORMAT.to_string() {
+            self.problem(
+                mark,
+                format!("format: is {format:?}, and only {EXPORT_FORMAT} is known"),
+            );
+        }
+        let lattice = self.required("lattice");
+        let layout = self.required("layout");
+        let Some(layout) = Layout::parse(&layout) else {
+            let known = Layout::ALL.map(Layout::as_str).join(", ");
+            self.problem(mark, format!("layout: is {layout:?}, and there are {known}"));
+            return None;
+        };
+        Some(Header { lattice, layout })
     }
 
     pub(super) fn api_version(&mut self) {

@@ -1,21 +1,21 @@
 //! What a lattice holds now, of the kinds that are asked for.
 
-use std::collections::{BTreeSet, HashMap};
-
-use lattice_gateway::proto::{
-    Consistency, LinkDefinition, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
-    ListLinkDefinitionsRequest, ListOciReferencesRequest, NamedConfig, PutConfigRequest,
-    PutLinkDefinitionRequest, consistency::Requirement, entry::Entry, entry_identity::Identity,
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
 };
 
-use super::manifest::Desired;
+use lattice_gateway::proto::{
+    Consistency, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
+    ListLinkDefinitionsRequest, ListOciReferencesRequest, Revision, consistency::Requirement, entry::Entry,
+    entry_identity::Identity,
+};
+
 use crate::{
     Context, claims, config,
     entry::{self, Kind},
     failure::CallError,
-    gateway::Effect,
     interface_link, link, reference,
-    retry::Attempt,
 };
 
 /// The entries of a lattice.
@@ -28,25 +28,37 @@ pub(crate) struct Held {
 
 impl Held {
     /// Lists all entries of these kinds, as the stream holds them now.
-    pub(crate) async fn list(
-        context: &Context<'_>,
-        kinds: &BTreeSet<Kind>,
-        desired: &[Desired],
-    ) -> Result<Self, CallError> {
+    pub(crate) async fn list(context: &Context<'_>, kinds: &BTreeSet<Kind>) -> Result<Self, CallError> {
         let mut held = Self::default();
         for kind in kinds {
-            let listed = list(context, *kind).await?;
-            if !shows_values(&listed) && hides_values(context, *kind, &listed, desired).await {
+            let listed = list(context, *kind, None).await?;
+            if listed.values_omitted && !listed.entries.is_empty() {
                 held.unreadable.insert(*kind);
             }
-            held.entries
-                .extend(listed.into_iter().map(|it| (entry::identity(&it), it)));
+            let entries = listed.entries.into_iter();
+            held.entries.extend(entries.map(|it| (entry::identity(&it), it)));
         }
         Ok(held)
     }
 }
 
-async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError> {
+/// All entries of a kind.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// In the order of their keys.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether their values are left out, since the caller may not read them.
+    pub(crate) values_omitted: bool,
+    /// The first page's.
+    pub(crate) revision: Option<Revision>,
+}
+
+/// Lists the entries of a kind, as the stream holds them now; all of them where no limit is given.
+pub(crate) async fn list(
+    context: &Context<'_>,
+    kind: Kind,
+    limit: Option<NonZeroU32>,
+) -> Result<Listed, CallError> {
     let lattice = context.lattice.to_owned();
     let consistency = Some(Consistency {
         requirement: Some(Requirement::FullyConsistent(true)),
@@ -58,8 +70,12 @@ async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError
                 consistency,
                 ..ListClaimsRequest::default()
             };
-            let listed = claims::all(context, None, request).await?.claims;
-            listed.into_iter().map(Entry::Claims).collect()
+            let listed = claims::all(context, limit, request).await?;
+            Listed {
+                entries: listed.claims.into_iter().map(Entry::Claims).collect(),
+                values_omitted: false,
+                revision: listed.revision,
+            }
         }
         Kind::Link => {
             let request = ListLinkDefinitionsRequest {
@@ -67,8 +83,16 @@ async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError
                 consistency,
                 ..ListLinkDefinitionsRequest::default()
             };
-            let listed = link::all(context, None, request).await?.link_definitions;
-            listed.into_iter().map(Entry::LinkDefinition).collect()
+            let listed = link::all(context, limit, request).await?;
+            Listed {
+                entries: listed
+                    .link_definitions
+                    .into_iter()
+                    .map(Entry::LinkDefinition)
+                    .collect(),
+                values_omitted: listed.values_omitted,
+                revision: listed.revision,
+            }
         }
         Kind::Iface => {
             let request = ListInterfaceLinksRequest {
@@ -76,8 +100,16 @@ async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError
                 consistency,
                 ..ListInterfaceLinksRequest::default()
             };
-            let listed = interface_link::all(context, None, request).await?.interface_links;
-            listed.into_iter().map(Entry::InterfaceLink).collect()
+            let listed = interface_link::all(context, limit, request).await?;
+            Listed {
+                entries: listed
+                    .interface_links
+                    .into_iter()
+                    .map(Entry::InterfaceLink)
+                    .collect(),
+                values_omitted: false,
+                revision: listed.revision,
+            }
         }
         Kind::Ref => {
             let request = ListOciReferencesRequest {
@@ -85,8 +117,16 @@ async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError
                 consistency,
                 ..ListOciReferencesRequest::default()
             };
-            let listed = reference::all(context, None, request).await?.oci_references;
-            listed.into_iter().map(Entry::OciReference).collect()
+            let listed = reference::all(context, limit, request).await?;
+            Listed {
+                entries: listed
+                    .oci_references
+                    .into_iter()
+                    .map(Entry::OciReference)
+                    .collect(),
+                values_omitted: false,
+                revision: listed.revision,
+            }
         }
         Kind::Config => {
             let request = ListConfigsRequest {
@@ -94,72 +134,12 @@ async fn list(context: &Context<'_>, kind: Kind) -> Result<Vec<Entry>, CallError
                 consistency,
                 ..ListConfigsRequest::default()
             };
-            let listed = config::all(context, None, request).await?.named_configs;
-            listed.into_iter().map(Entry::NamedConfig).collect()
+            let listed = config::all(context, limit, request).await?;
+            Listed {
+                entries: listed.named_configs.into_iter().map(Entry::NamedConfig).collect(),
+                values_omitted: listed.values_omitted,
+                revision: listed.revision,
+            }
         }
     })
-}
-
-fn shows_values(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| match entry {
-        Entry::LinkDefinition(link) => !link.values.is_empty(),
-        Entry::NamedConfig(config) => !config.values.is_empty(),
-        Entry::Claims(_) | Entry::InterfaceLink(_) | Entry::OciReference(_) => false,
-    })
-}
-
-/// Tells whether values are kept from the caller, where none of the entries shows any.
-///
-/// Answers do not say so. But a put that is only checked is answered with the entry as it would stand: without its
-/// values to callers who may not read them.
-async fn hides_values(context: &Context<'_>, kind: Kind, held: &[Entry], desired: &[Desired]) -> bool {
-    let of_kind = |desired: &&Desired| Kind::of(&desired.entry) == kind;
-    let Some(sample) = desired.iter().find(of_kind) else {
-        return false;
-    };
-    if held.is_empty() {
-        return false;
-    }
-    let values = || [("probe".to_owned(), "probe".to_owned())].into();
-    let shown = match &sample.entry {
-        Entry::LinkDefinition(link) => {
-            let request = PutLinkDefinitionRequest {
-                lattice: context.lattice.to_owned(),
-                link_definition: Some(LinkDefinition {
-                    values: values(),
-                    ..link.clone()
-                }),
-                validate_only: true,
-                ..PutLinkDefinitionRequest::default()
-            };
-            let client = context.gateway.links();
-            let send = async |attempt: Attempt| {
-                let request = attempt.request(request.clone());
-                client.clone().put_link_definition(request).await
-            };
-            let answer = context.gateway.call(Effect::Nothing, send).await;
-            answer.ok().and_then(|it| it.link_definition).map(|it| it.values)
-        }
-        Entry::NamedConfig(config) => {
-            let request = PutConfigRequest {
-                lattice: context.lattice.to_owned(),
-                named_config: Some(NamedConfig {
-                    values: values(),
-                    ..config.clone()
-                }),
-                validate_only: true,
-                ..PutConfigRequest::default()
-            };
-            let client = context.gateway.configs();
-            let send = async |attempt: Attempt| {
-                let request = attempt.request(request.clone());
-                client.clone().put_config(request).await
-            };
-            let answer = context.gateway.call(Effect::Nothing, send).await;
-            answer.ok().and_then(|it| it.named_config).map(|it| it.values)
-        }
-        Entry::Claims(_) | Entry::InterfaceLink(_) | Entry::OciReference(_) => return false,
-    };
-    // Where the check itself fails, the puts will tell why.
-    shown.is_none_or(|values| values.is_empty())
 }

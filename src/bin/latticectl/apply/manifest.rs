@@ -10,7 +10,10 @@ use std::{
     rc::Rc,
 };
 
-use lattice_gateway::proto::{entry::Entry, entry_identity::Identity};
+use lattice_gateway::{
+    control::lattices::Layout,
+    proto::{entry::Entry, entry_identity::Identity},
+};
 
 use super::{
     document::{self, Content, Field, Mark, Node, Problem},
@@ -22,6 +25,10 @@ use crate::{
     input,
 };
 
+/// The `kind` of a document that is an export of a lattice.
+pub(crate) const EXPORT_KIND: &str = "Lattice";
+/// The version of the form of exports.
+pub(crate) const EXPORT_FORMAT: u32 = 1;
 /// Endings of the files that a folder gives.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// Problems that are told at once.
@@ -50,8 +57,42 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Reads all entries of files, folders and standard input, in their order.
+/// What files hold.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests {
+    /// In their order.
+    pub(crate) entries: Vec<Desired>,
+    /// What exports among them say of themselves.
+    pub(crate) headers: Vec<Header>,
+}
+
+impl Manifests {
+    fn not_nothing(self) -> Result<Vec<Desired>, CommandError> {
+        match self.entries.is_empty() {
+            false => Ok(self.entries),
+            true => Err(CommandError::Input(
+                "there are no entries in what -f names".to_owned(),
+            )),
+        }
+    }
+}
+
+/// What an export says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The lattice that it is of.
+    pub(crate) lattice: String,
+    /// How that was kept.
+    pub(crate) layout: Layout,
+}
+
+/// Reads all entries of files, folders and standard input, in their order. There is at least one.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Desired>, CommandError> {
+    read_all(paths)?.not_nothing()
+}
+
+/// Reads all that files, folders and standard input hold.
+pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Manifests, CommandError> {
     let mut reader = Reader::default();
     for path in paths {
         for file in files(path)? {
@@ -104,7 +145,7 @@ fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 /// Gathers entries and everything that is wrong with them.
 #[derive(Default)]
 struct Reader {
-    entries: Vec<Desired>,
+    read: Manifests,
     /// Which entry has an identity.
     known: HashMap<Identity, usize>,
     problems: Vec<String>,
@@ -143,15 +184,10 @@ impl Reader {
         }
     }
 
-    fn finish(self) -> Result<Vec<Desired>, CommandError> {
+    fn finish(self) -> Result<Manifests, CommandError> {
         let count = self.problems.len();
-        if count == 0 && self.entries.is_empty() {
-            return Err(CommandError::Input(
-                "there are no entries in what -f names".to_owned(),
-            ));
-        }
         if count == 0 {
-            return Ok(self.entries);
+            return Ok(self.read);
         }
         let mut told = self.problems;
         told.truncate(PROBLEMS_TOLD_MAX);
@@ -202,12 +238,16 @@ impl Reader {
             }
             return;
         }
+        if kind == EXPORT_KIND {
+            self.read.headers.extend(fields.header());
+            return self.lists(document, fields);
+        }
         if let Some(kind) = Kind::ALL.into_iter().find(|it| it.resource() == kind) {
             return self.entry(document, kind, fields);
         }
         let known: Vec<_> = Kind::ALL.map(Kind::resource).into();
         let problem = mark.problem(format!(
-            "`kind` is {kind:?}, and there are {} and List{}",
+            "`kind` is {kind:?}, and there are {}, List and {EXPORT_KIND}{}",
             known.join(", "),
             did_you_mean(&kind, &known)
         ));
@@ -218,8 +258,8 @@ impl Reader {
     fn groups(&mut self, document: &Document<'_>, mark: Mark, given: &[Field]) {
         let mut fields = Fields::new("", mark, given);
         fields.api_version();
-        let groups = Kind::ALL.map(|kind| (kind, fields.nodes(group(kind))));
-        if groups.iter().all(|(_, nodes)| nodes.is_empty()) && !fields.asked_for_any() {
+        let has_any = Kind::ALL.into_iter().any(|kind| fields.has(group(kind)));
+        if !has_any && !fields.has("api_version") {
             let problem = mark.problem(
                 "says no `kind`: give one, such as LinkDefinition, or lists of entries as claims, \
                  link_definitions, interface_links, oci_references, named_configs",
@@ -228,12 +268,24 @@ impl Reader {
         }
         // What answers of lists have besides.
         fields.ignore("revision");
+        if fields.text("values_omitted") == "true" {
+            fields.problem(
+                mark,
+                "has no values, since who listed it may not read them (that needs `values:read`)",
+            );
+        }
         if !fields.text("next_page_token").is_empty() {
             fields.problem(
                 mark,
                 "is a part of a list, since it has a next_page_token; list all of it",
             );
         }
+        self.lists(document, fields);
+    }
+
+    /// Reads the lists of entries that a mapping has.
+    fn lists(&mut self, document: &Document<'_>, mut fields: Fields<'_>) {
+        let groups = Kind::ALL.map(|kind| (kind, fields.nodes(group(kind))));
         self.problems_of(document, fields.finish());
         for (kind, nodes) in groups {
             for node in nodes {
@@ -276,14 +328,14 @@ impl Reader {
         if let Some(first) = self
             .known
             .get(&identity)
-            .and_then(|index| self.entries.get(*index))
+            .and_then(|index| self.read.entries.get(*index))
         {
             let name = entry::name(&identity);
             let message = format!("{} {name} stands at {} already", kind.word(), first.origin);
             return self.problem(document, mark.problem(message));
         }
-        self.known.insert(identity, self.entries.len());
-        self.entries.push(Desired { entry, token, origin });
+        self.known.insert(identity, self.read.entries.len());
+        self.read.entries.push(Desired { entry, token, origin });
     }
 
     fn problems_of(&mut self, document: &Document<'_>, problems: Vec<Problem>) {

@@ -6,6 +6,7 @@ use lattice_gateway::proto::{
     PutInterfaceLinkRequest, PutLinkDefinitionRequest, SetOciReferenceRequest, apply_request::Operation,
     entry::Entry, entry_identity::Identity, put_claims_request::Source,
 };
+use uuid::Uuid;
 
 use super::{
     manifest::Desired,
@@ -26,6 +27,16 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    /// Those of a new run on a lattice.
+    pub(crate) fn of(lattice: &str) -> Self {
+        Self {
+            lattice: lattice.to_owned(),
+            run: Uuid::now_v7().simple().to_string(),
+            dry_run: false,
+            force: false,
+        }
+    }
+
     /// The same for every attempt; short enough for any number of operations.
     fn request_id(&self, number: usize) -> String {
         format!("{}-{number}", self.run)

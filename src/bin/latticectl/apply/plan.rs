@@ -43,6 +43,13 @@ pub(crate) struct Difference {
     pub(crate) after: Said,
 }
 
+impl Difference {
+    /// True for a value, which may be a secret.
+    pub(crate) fn is_of_values(&self) -> bool {
+        self.field.starts_with("values")
+    }
+}
+
 /// What a field says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Said {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Answers, ApplyArguments,
+    Answers,
     drive::Answer,
     plan::{Change, Difference, Plan, Said, Step},
 };
@@ -61,12 +61,12 @@ struct Failed {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(context: &Context<'a>, arguments: &ApplyArguments, plan: &'a Plan) -> Self {
+    pub(crate) fn new(context: &Context<'a>, plan: &'a Plan, hide_values: bool) -> Self {
         Self {
             plan,
             lattice: context.lattice,
             format: context.format,
-            hide_values: arguments.hide_values,
+            hide_values,
             started: Instant::now(),
         }
     }
@@ -95,23 +95,7 @@ impl<'a> Report<'a> {
         let Step::Update { differences, .. } = &change.step else {
             return head;
         };
-        let width = differences.iter().map(|it| it.field.chars().count()).max();
-        let width = width.unwrap_or_default();
-        differences.iter().fold(head, |lines, difference| {
-            let field = printable(&difference.field);
-            lines + &format!("          {field:width$}  {}\n", self.difference(difference))
-        })
-    }
-
-    fn difference(&self, difference: &Difference) -> String {
-        let hidden = self.hide_values && difference.field.starts_with("values");
-        let said = |said: &Said| match said {
-            Said::Nothing => "(none)".to_owned(),
-            Said::Unreadable => "(not readable)".to_owned(),
-            Said::Text(_) if hidden => "(hidden)".to_owned(),
-            Said::Text(text) => printable(text),
-        };
-        format!("{} -> {}", said(&difference.before), said(&difference.after))
+        head + &difference_lines(differences, self.hide_values)
     }
 
     /// How many changes of each sort.
@@ -145,26 +129,29 @@ impl<'a> Report<'a> {
     }
 
     /// After the gateway has checked everything.
-    pub(crate) fn checked(
-        &self,
-        interrupted: bool,
-        mut answers: Vec<Option<Answer>>,
-    ) -> Result<String, CommandError> {
-        for answer in &mut answers {
+    pub(crate) fn checked(&self, answers: Answers) -> Result<String, CommandError> {
+        let answers = self.judged(answers);
+        let text = match self.format {
+            Format::Table => self.plan() + "dry run: nothing was written\n",
+            Format::Json => self.json(true, &self.planned(), &answers.of_changes),
+        };
+        self.give(text, answers, true)
+    }
+
+    /// What the gateway's check refused, if anything.
+    pub(crate) fn refused(&self, answers: Answers) -> Option<CommandError> {
+        let unfinished = self.unfinished(self.judged(answers), true)?;
+        Some(CommandError::Unfinished(Box::new(unfinished)))
+    }
+
+    /// What was checked, without failures that are no failures where all changes are made in their order.
+    fn judged(&self, mut answers: Answers) -> Answers {
+        for answer in &mut answers.of_changes {
             if matches!(answer, Some(Answer::Failed(error)) if self.is_of_the_order(error)) {
                 *answer = Some(Answer::Done(WriteResult::default()));
             }
         }
-        let text = match self.format {
-            Format::Table => self.plan() + "dry run: nothing was written\n",
-            Format::Json => self.json(true, &self.planned(), &answers),
-        };
-        let answers = Answers {
-            of_changes: answers,
-            interrupted,
-            kept: false,
-        };
-        self.give(text, answers, true)
+        answers
     }
 
     /// True for what only the order of the changes makes fail: each is checked as if the others were not there.
@@ -221,6 +208,17 @@ impl<'a> Report<'a> {
 
     /// Gives the text where all went well. Else prints it, and gives the error.
     fn give(&self, text: String, answers: Answers, checked_only: bool) -> Result<String, CommandError> {
+        match self.unfinished(answers, checked_only) {
+            None => Ok(text),
+            Some(unfinished) => {
+                crate::print(&text)?;
+                Err(CommandError::Unfinished(Box::new(unfinished)))
+            }
+        }
+    }
+
+    /// What was not done; none where all went well.
+    fn unfinished(&self, answers: Answers, checked_only: bool) -> Option<Unfinished> {
         let mut failed = Vec::new();
         let mut not_done = 0_usize;
         for (change, answer) in self.plan.changes.iter().zip(answers.of_changes) {
@@ -233,18 +231,14 @@ impl<'a> Report<'a> {
                 None => not_done = not_done.saturating_add(1),
             }
         }
-        if failed.is_empty() && not_done == 0 {
-            return Ok(text);
-        }
-        crate::print(&text)?;
-        Err(CommandError::Unfinished(Box::new(Unfinished {
+        (!failed.is_empty() || not_done > 0).then_some(Unfinished {
             failed,
             changes: self.plan.changes.len(),
             not_done,
             interrupted: answers.interrupted,
             kept: answers.kept,
             checked_only,
-        })))
+        })
     }
 
     fn json(&self, dry_run: bool, counts: &Counts, answers: &[Option<Answer>]) -> String {
@@ -288,7 +282,7 @@ impl<'a> Report<'a> {
             put("origin", value);
         }
         if let Step::Update { differences, .. } = &change.step {
-            let fields = differences.iter().map(|it| self.difference_json(it));
+            let fields = differences.iter().map(|it| difference_json(it, self.hide_values));
             put("fields", fields.collect());
         }
         match answer {
@@ -301,23 +295,42 @@ impl<'a> Report<'a> {
         }
         json
     }
+}
 
-    fn difference_json(&self, difference: &Difference) -> Value {
-        let hidden = self.hide_values && difference.field.starts_with("values");
-        let mut json = json!({ "field": difference.field });
-        for (name, said) in [("before", &difference.before), ("after", &difference.after)] {
-            let value = match said {
-                Said::Nothing => Value::Null,
-                Said::Text(text) if !hidden => Value::String(text.clone()),
-                // Left out, as values are of who may not read them.
-                Said::Text(_) | Said::Unreadable => continue,
-            };
-            if let Some(json) = json.as_object_mut() {
-                json.insert(name.to_owned(), value);
-            }
+/// Tells of fields that say something else, a line each.
+pub(crate) fn difference_lines(differences: &[Difference], hide_values: bool) -> String {
+    let width = differences.iter().map(|it| it.field.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let said = |difference: &Difference, said: &Said| match said {
+        Said::Nothing => "(none)".to_owned(),
+        Said::Unreadable => "(not readable)".to_owned(),
+        Said::Text(_) if hide_values && difference.is_of_values() => "(hidden)".to_owned(),
+        Said::Text(text) => printable(text),
+    };
+    let line = |difference: &Difference| {
+        let field = printable(&difference.field);
+        let [before, after] = [&difference.before, &difference.after].map(|it| said(difference, it));
+        format!("          {field:width$}  {before} -> {after}\n")
+    };
+    differences.iter().map(line).collect()
+}
+
+/// Tells of a field that says something else.
+pub(crate) fn difference_json(difference: &Difference, hide_values: bool) -> Value {
+    let is_hidden = hide_values && difference.is_of_values();
+    let mut json = json!({ "field": difference.field });
+    for (name, said) in [("before", &difference.before), ("after", &difference.after)] {
+        let value = match said {
+            Said::Nothing => Value::Null,
+            Said::Text(text) if !is_hidden => Value::String(text.clone()),
+            // Left out, as values are of who may not read them.
+            Said::Text(_) | Said::Unreadable => continue,
+        };
+        if let Some(json) = json.as_object_mut() {
+            json.insert(name.to_owned(), value);
         }
-        json
     }
+    json
 }
 
 fn action(step: &Step) -> &'static str {
@@ -439,13 +452,19 @@ impl Failed {
         ];
         let violations = failure.violation_lines();
         lines.extend(violations.into_iter().map(|line| format!("    {line}")));
-        let hint = hint(failure.cause).map(|hint| failure.filled(hint, place.lattice));
+        let is_unsigned = failure.metadata.get("verb").is_some_and(|verb| verb == UNSIGNED);
+        let hint = hint(failure.cause).or_else(|| is_unsigned.then_some(UNSIGNED_HINT));
+        let hint = hint.map(|hint| failure.filled(hint, place.lattice));
         let hint = hint.unwrap_or_else(|| failure.hint(place));
         lines.extend(hint.map(|hint| printable(&format!("    hint: {hint}"))));
         lines
     }
 }
 
+/// The verb that claims without a token need.
+const UNSIGNED: &str = "claims:write-unsigned";
+const UNSIGNED_HINT: &str = "claims without a token, as an export has them, need that verb: have it granted, put the \
+                             tokens with `latticectl claims put`, or take the claims out of the file";
 const CHANGED: &str = "it changed after it was compared; run the command again to see how, or give --force";
 
 /// What to do about errors, where it is something else than for a command that writes one entry.

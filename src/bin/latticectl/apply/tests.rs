@@ -174,18 +174,9 @@ impl ApplyService for Fake {
 impl LinkDefinitionService for Fake {
     async fn put_link_definition(
         &self,
-        request: Request<PutLinkDefinitionRequest>,
+        _request: Request<PutLinkDefinitionRequest>,
     ) -> Result<Response<PutLinkDefinitionResponse>, Status> {
-        let put = request.into_inner();
-        assert!(put.validate_only);
-        let mut link = put.link_definition.unwrap();
-        if self.hides_values {
-            link.values.clear();
-        }
-        Ok(Response::new(PutLinkDefinitionResponse {
-            link_definition: Some(link),
-            result: None,
-        }))
+        panic!("not called");
     }
 
     async fn get_link_definition(
@@ -210,6 +201,7 @@ impl LinkDefinitionService for Fake {
         };
         Ok(Response::new(ListLinkDefinitionsResponse {
             link_definitions: self.links.lock().values().map(shown).collect(),
+            values_omitted: self.hides_values,
             ..ListLinkDefinitionsResponse::default()
         }))
     }

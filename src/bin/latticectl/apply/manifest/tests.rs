@@ -11,7 +11,7 @@ fn entries(text: &str) -> Vec<Entry> {
     let entries = reader
         .finish()
         .unwrap_or_else(|error| panic!("{}", error.message()));
-    entries.into_iter().map(|desired| desired.entry).collect()
+    entries.entries.into_iter().map(|desired| desired.entry).collect()
 }
 
 fn problems(text: &str) -> Vec<String> {
@@ -77,7 +77,7 @@ fn all_problems_are_told_together_where_they_are() {
             "a.yaml:7:1: document 2: interface_link.wit_package: is missing",
             "a.yaml:10:13: document 2: interface_link.interfaces: is a text, not a list",
             "a.yaml:13:1: document 3: `kind` is \"Linkdefinition\", and there are Claims, LinkDefinition, \
-             InterfaceLink, OciReference, NamedConfig and List; did you mean LinkDefinition?",
+             InterfaceLink, OciReference, NamedConfig, List and Lattice; did you mean LinkDefinition?",
             "a.yaml:15:1: document 4: says no `kind`: give one, such as LinkDefinition, or lists of entries as \
              claims, link_definitions, interface_links, oci_references, named_configs",
             "a.yaml:19:13: document 5: named_config.values.a: has no value; write \"\" for an empty text",
@@ -188,7 +188,42 @@ fn a_manifest_without_entries_is_refused() {
     for text in ["", "---\n", "[]", "link_definitions: []"] {
         let mut reader = Reader::default();
         reader.file(Path::new("a.yaml"), text.into());
-        let error = reader.finish().unwrap_err();
+        let error = reader.finish().unwrap().not_nothing().unwrap_err();
         assert_eq!(error.message(), "there are no entries in what -f names", "{text}");
     }
+}
+
+#[test]
+fn an_export_is_lists_of_entries_that_say_where_they_are_from() {
+    let read = |text: &str| {
+        let mut reader = Reader::default();
+        reader.file(Path::new("a.json"), text.into());
+        reader.finish().unwrap()
+    };
+    let export = r#"{"kind": "Lattice", "format": 1, "lattice": "blue", "layout": "kv",
+        "linkDefinitions": [{"actorId": "M", "providerId": "V", "contractId": "c", "linkName": "default"}]}"#;
+    let manifests = read(export);
+    let header = Header {
+        lattice: "blue".to_owned(),
+        layout: Layout::Kv,
+    };
+    assert_eq!(manifests.headers, [header]);
+    assert_eq!(entries(export), [Entry::LinkDefinition(link(&[]))]);
+    let of_nothing = read("{kind: Lattice, format: 1, lattice: a, layout: component}");
+    assert_eq!((of_nothing.entries.len(), of_nothing.headers.len()), (0, 1));
+    assert_eq!(
+        problems("{kind: Lattice, format: 2, layout: flat, revision: 3}"),
+        [
+            "a.yaml:1:1: document 1: format: is \"2\", and only 1 is known",
+            "a.yaml:1:1: document 1: lattice: is missing",
+            "a.yaml:1:1: document 1: layout: is \"flat\", and there are cache-stream, kv, component",
+            "a.yaml:1:42: document 1: revision: unknown field",
+        ]
+    );
+}
+
+#[test]
+fn a_list_whose_values_are_left_out_is_no_manifest() {
+    let told = problems(r#"{"namedConfigs": [{"name": "a"}], "valuesOmitted": true}"#);
+    assert!(told[0].contains("values:read"), "{told:?}");
 }
