@@ -10,6 +10,7 @@ pub mod intent;
 pub mod lattice;
 pub mod lattices;
 pub mod links;
+pub mod migrate;
 pub mod mutate;
 pub mod operations;
 pub mod page;

@@ -136,7 +136,7 @@
 //! The same five places, in this order: `proto/`, [`domain`] (its types and strict parser), [`control::operations`]
 //! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
 //! (its rows in `tenancy.rs`, its file, and the Python client). The names of those that change something begin with `Put`,
-//! `Set`, `Delete` or `Provision`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
+//! `Set`, `Delete`, `Provision` or `Migrate`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
 //! `apply_service.proto`, `rpc/change.rs` and `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
 
 pub mod app;

@@ -19,6 +19,7 @@ mod config;
 mod interface_link;
 mod lattice;
 mod link_definition;
+mod migration;
 mod oci_reference;
 mod watch;
 

@@ -134,6 +134,17 @@ pub enum ControlError {
         /// The setting that decides it.
         setting: String,
     },
+    /// The lattice cannot be migrated while gateways are told its layout.
+    #[error(
+        "`{setting}` is configured, so that gateways would go on reading and writing the lattice `{lattice}` while it is \
+         migrated; take the setting out of the configuration of every gateway"
+    )]
+    LayoutConfigured {
+        /// The lattice.
+        lattice: String,
+        /// The setting.
+        setting: String,
+    },
     /// Another link holds what this one asks for.
     #[error("another link is in the way: {other}; delete it first, or use another link name")]
     LinkConflict {

@@ -281,6 +281,11 @@ impl Lattices {
         self.config.upstreams.named(upstream)
     }
 
+    /// Ends when the server stops.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// The tasks, for work that must outlive its call.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
@@ -344,13 +349,24 @@ impl Lattices {
         opened
     }
 
+    /// Describes the stream and the bucket that carry the name, where they exist.
+    pub(super) async fn stream_and_bucket(
+        &self,
+        name: &LatticeName,
+    ) -> Result<[Option<StreamInfo>; 2], ControlError> {
+        let of_api = |error| ControlError::of_api(error, name.as_str());
+        let api = &self.upstream(name).api;
+        let [stream, bucket] = Part::EXISTENCE.map(|part| part.stream_name(name));
+        Ok([
+            existing(api.stream_info(&stream).await).map_err(of_api)?,
+            existing(api.stream_info(&bucket).await).map_err(of_api)?,
+        ])
+    }
+
     /// Looks what there is under the name.
     pub async fn find(&self, name: &LatticeName) -> Result<Found, ControlError> {
         let of_api = |error| ControlError::of_api(error, name.as_str());
-        let api = &self.upstream(name).api;
-        let [stream, bucket] = [Part::CacheStream, Part::Kv].map(|part| part.stream_name(name));
-        let stream = existing(api.stream_info(&stream).await).map_err(of_api)?;
-        let bucket = existing(api.stream_info(&bucket).await).map_err(of_api)?;
+        let [stream, bucket] = self.stream_and_bucket(name).await?;
         let configured = self.settings(name).and_then(|settings| settings.layout);
         Ok(match (stream, bucket, configured) {
             (None, None, _) => Found::Nothing,
@@ -434,7 +450,7 @@ impl Lattices {
         Ok(did_create)
     }
 
-    async fn provision_part(
+    pub(super) async fn provision_part(
         &self,
         name: &LatticeName,
         part: Part,
@@ -514,16 +530,53 @@ impl Lattices {
         part: Part,
         info: &StreamInfo,
     ) -> Arc<Lattice> {
+        let instance = Arc::clone(&self.config.instance);
+        let lattice = self.feeding(name, settings, (part, info), instance, &self.stop);
+        info!(lattice = %name, stream = %lattice.stream, layout = part.layout().as_str(), "opened the lattice");
+        if part != Part::Configs {
+            self.tasks.spawn(sweep::watch(
+                Arc::clone(&lattice),
+                Arc::clone(&self.migrations),
+                self.stop.clone(),
+            ));
+        }
+        lattice
+    }
+
+    /// Opens a stream of a lattice for one piece of work alone, until `stop`: no other call is carried out on it.
+    pub(super) fn open_aside(
+        &self,
+        name: &LatticeName,
+        settings: Arc<LatticeSettings>,
+        stream: (Part, &StreamInfo),
+        stop: &CancellationToken,
+    ) -> Arc<Lattice> {
+        // Consumers of its own, since the stream may be open besides.
+        let instance = format!("{}-{}", self.config.instance, uuid::Uuid::now_v7().simple());
+        self.feeding(name, settings, stream, instance.into(), stop)
+    }
+
+    fn feeding(
+        &self,
+        name: &LatticeName,
+        settings: Arc<LatticeSettings>,
+        (part, info): (Part, &StreamInfo),
+        instance: Arc<str>,
+        stop: &CancellationToken,
+    ) -> Arc<Lattice> {
         let upstream = self.upstream(name);
         let feed_config = FeedConfig {
             lattice: name.clone(),
             part,
             api: upstream.api.clone(),
             deliveries: upstream.deliveries.clone(),
-            instance: Arc::clone(&self.config.instance),
+            instance,
         };
-        let (feed, feeding, inspecting, telling) = Feed::start(feed_config, info, &self.stop);
-        let lattice = Arc::new(Lattice {
+        let (feed, feeding, inspecting, telling) = Feed::start(feed_config, info, stop);
+        self.tasks.spawn(feeding);
+        self.tasks.spawn(inspecting);
+        self.tasks.spawn(telling);
+        Arc::new(Lattice {
             name: name.clone(),
             part,
             stream: part.stream_name(name),
@@ -540,19 +593,7 @@ impl Lattices {
             sources: Sources::default(),
             edits: Mutex::default(),
             acknowledged: Mutex::default(),
-        });
-        info!(lattice = %name, stream = %lattice.stream, layout = part.layout().as_str(), "opened the lattice");
-        self.tasks.spawn(feeding);
-        self.tasks.spawn(inspecting);
-        self.tasks.spawn(telling);
-        if part != Part::Configs {
-            self.tasks.spawn(sweep::watch(
-                Arc::clone(&lattice),
-                Arc::clone(&self.migrations),
-                self.stop.clone(),
-            ));
-        }
-        lattice
+        })
     }
 
     /// Lets the next call begin anew, unless somebody else is opening the lattice through the same slot.
@@ -570,7 +611,7 @@ impl Lattices {
     /// A bucket tells its era by what is configured or what `ProvisionLattice` noted on it, else by its keys; `None` where it
     /// does not tell, or tells two things. Keys of 1.x hosts are written by those alone; keys of earlier ones may be left
     /// over.
-    async fn bucket_layout(
+    pub(super) async fn bucket_layout(
         &self,
         name: &LatticeName,
         info: &StreamInfo,

@@ -162,10 +162,9 @@ pub(super) fn consistency(
     match consistency.and_then(|consistency| consistency.requirement) {
         None | Some(Requirement::MinimizeLatency(true)) => Some(Consistency::MinimizeLatency),
         Some(Requirement::FullyConsistent(true)) => Some(Consistency::FullyConsistent),
-        Some(Requirement::AtLeastAsFresh(revision)) => Some(Consistency::AtLeastAsFresh(Revision {
-            epoch: Epoch::from_number(revision.epoch),
-            sequence: revision.sequence,
-        })),
+        Some(Requirement::AtLeastAsFresh(revision)) => {
+            Some(Consistency::AtLeastAsFresh(revision_seen(&revision)))
+        }
         Some(Requirement::MinimizeLatency(false)) => {
             violations.check("consistency.minimize_latency", Err(MUST_BE_TRUE))
         }
@@ -234,6 +233,14 @@ pub(super) fn write_result(written: &Written) -> proto::WriteResult {
         revision: Some(revision(written.revision)),
         etag,
         superseded: written.superseded,
+    }
+}
+
+/// Reads a revision that the caller has seen somewhere.
+pub(super) fn revision_seen(revision: &proto::Revision) -> Revision {
+    Revision {
+        epoch: Epoch::from_number(revision.epoch),
+        sequence: revision.sequence,
     }
 }
 

@@ -23,8 +23,9 @@ use crate::{
     domain::{Invalid, Kind, LatticeName, Violations},
     proto::{
         self, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest, GetServerInfoResponse,
-        LatticeSummary, ListLatticesRequest, ListLatticesResponse, MalformedEntry, ProvisionLatticeRequest,
-        ProvisionLatticeResponse, lattice_service_server::LatticeService,
+        LatticeSummary, ListLatticesRequest, ListLatticesResponse, MalformedEntry, MigrateLatticeRequest,
+        MigrateLatticeResponse, ProvisionLatticeRequest, ProvisionLatticeResponse,
+        lattice_service_server::LatticeService,
     },
     store::drift::Drift,
 };
@@ -59,6 +60,17 @@ impl LatticeService for Gateway {
     ) -> Result<Response<ProvisionLatticeResponse>, Status> {
         let call = Call::of(&request);
         self.provision(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn migrate_lattice(
+        &self,
+        request: Request<MigrateLatticeRequest>,
+    ) -> Result<Response<MigrateLatticeResponse>, Status> {
+        let call = Call::of(&request);
+        self.migrate(&call, &request.into_inner())
             .await
             .map(Response::new)
             .map_err(|failure| failure.into_status(&call))

@@ -436,7 +436,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
-    const METHODS: [&str; 27] = [
+    const METHODS: [&str; 28] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
         "/lattice.control.v1.ClaimsService/ListClaims",
@@ -463,6 +463,7 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.LatticeService/ListLattices",
         "/lattice.control.v1.LatticeService/GetLattice",
         "/lattice.control.v1.LatticeService/ProvisionLattice",
+        "/lattice.control.v1.LatticeService/MigrateLattice",
         "/lattice.control.v1.LatticeService/GetServerInfo",
     ];
     let known = METHODS.into_iter().find(|method| *method == path);
@@ -479,7 +480,7 @@ fn goes_on(method: &str) -> bool {
 /// Whether the method, as [`known_method`] names it, changes something itself. `Apply` and `ApplyManifest` do not: their
 /// operations do, each by the method of its own service.
 fn is_change(method: &str) -> bool {
-    ["Put", "Set", "Delete", "Provision"]
+    ["Put", "Set", "Delete", "Provision", "Migrate"]
         .into_iter()
         .any(|verb| method.starts_with(verb))
 }

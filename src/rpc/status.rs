@@ -289,7 +289,8 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::LayoutUnsupported { layout, operation } => {
             precondition(Reason::LayoutUnsupported, operation, message).with("layout", layout)
         }
-        ControlError::LayoutAmbiguous { lattice, setting } => {
+        ControlError::LayoutAmbiguous { lattice, setting }
+        | ControlError::LayoutConfigured { lattice, setting } => {
             precondition(Reason::LayoutAmbiguous, &lattice, message)
                 .with("lattice", lattice)
                 .with("setting", setting)

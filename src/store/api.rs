@@ -62,6 +62,11 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether what was asked for may have happened all the same.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Request(RequestFailed::Unknown))
+    }
+
     /// Whether JetStream says that there is no such stream.
     pub fn is_stream_not_found(&self) -> bool {
         matches!(
@@ -127,11 +132,21 @@ impl StreamInfo {
 
     /// The leader's clock at the answer, Unix milliseconds rounded down. Servers send it since 2.10.
     pub fn unix_millis(&self) -> Option<i64> {
-        let text = self.ts.as_deref()?;
-        let format = &time::format_description::well_known::Rfc3339;
-        let at = time::OffsetDateTime::parse(text, format).ok()?;
-        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
+        unix_millis(self.ts.as_deref()?)
     }
+
+    /// For how long this incarnation has existed, by the leader's clock.
+    pub fn age(&self) -> Option<Duration> {
+        let age = self.unix_millis()?.saturating_sub(unix_millis(&self.created)?);
+        Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+    }
+}
+
+/// Of RFC 3339, rounded down.
+fn unix_millis(text: &str) -> Option<i64> {
+    let format = &time::format_description::well_known::Rfc3339;
+    let at = time::OffsetDateTime::parse(text, format).ok()?;
+    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
 }
 
 /// The answer to a create.
@@ -244,6 +259,15 @@ impl JetStream {
     pub async fn stream_create(&self, stream: &str, config: &Value) -> Result<Created, ApiError> {
         self.call(&format!("STREAM.CREATE.{stream}"), Some(config.clone()))
             .await
+    }
+
+    /// Deletes a stream and all that it holds. `false` where it was no longer there.
+    pub async fn stream_delete(&self, stream: &str) -> Result<bool, ApiError> {
+        match self.call::<Value>(&format!("STREAM.DELETE.{stream}"), None).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_stream_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the body of one message; `None` where it is no longer there.

@@ -25,7 +25,7 @@ const UNKNOWN: &str = "unknown";
 const CONFIG: &str = "[lattices.granted]\ntrusted_issuers = [\"*\"]\n";
 
 /// The verb that each RPC needs; none for those that are about no one lattice.
-const VERBS: [(&str, Option<&str>); 27] = [
+const VERBS: [(&str, Option<&str>); 28] = [
     ("ClaimsService/PutClaims", Some("claims:write")),
     ("ClaimsService/GetClaims", Some("read")),
     ("ClaimsService/ListClaims", Some("read")),
@@ -53,6 +53,7 @@ const VERBS: [(&str, Option<&str>); 27] = [
     ("LatticeService/ListLattices", None),
     ("LatticeService/GetLattice", Some("read")),
     ("LatticeService/ProvisionLattice", Some("provision")),
+    ("LatticeService/MigrateLattice", Some("provision")),
     ("LatticeService/GetServerInfo", None),
 ];
 
@@ -246,6 +247,8 @@ async fn the_tenant_matrix_of(layout: Layout) {
                             "LatticeService/ProvisionLattice" if layout != Layout::CacheStream => {
                                 [ErrorReason::LayoutAmbiguous; 2]
                             }
+                            // Where a layout is configured, as here.
+                            "LatticeService/MigrateLattice" => [ErrorReason::LayoutAmbiguous; 2],
                             _ => [ErrorReason::EntryNotFound, ErrorReason::LayoutUnsupported],
                         };
                         assert!(expected.contains(&reason), "{case}: {reason:?}");

@@ -6,9 +6,9 @@ use lattice_gateway::proto::{
     FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest, GetLatticeRequest,
     GetLinkDefinitionRequest, GetOciReferenceRequest, GetServerInfoRequest, ListClaimsRequest,
     ListConfigsRequest, ListInterfaceLinksRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
-    ListOciReferencesRequest, OciReference, PACKAGE, ProvisionLatticeRequest, PutClaimsRequest,
-    SetOciReferenceRequest, WatchRequest, WriteResult, apply_request::Operation, apply_response::Outcome,
-    put_claims_request::Source,
+    ListOciReferencesRequest, MigrateLatticeRequest, OciReference, PACKAGE, ProvisionLatticeRequest,
+    PutClaimsRequest, SetOciReferenceRequest, WatchRequest, WriteResult, apply_request::Operation,
+    apply_response::Outcome, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
@@ -225,6 +225,12 @@ fn lattice_request(method: &str, lattice: String) -> Vec<u8> {
         "LatticeService/ProvisionLattice" => ProvisionLatticeRequest {
             lattice,
             ..ProvisionLatticeRequest::default()
+        }
+        .encode_to_vec(),
+        "LatticeService/MigrateLattice" => MigrateLatticeRequest {
+            lattice,
+            validate_only: true,
+            ..MigrateLatticeRequest::default()
         }
         .encode_to_vec(),
         "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
