@@ -37,6 +37,7 @@ mod kv_model;
 mod lattice;
 mod latticectl;
 mod link_definition;
+mod migrate;
 mod model;
 mod moving;
 mod oci_reference;

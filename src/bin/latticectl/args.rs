@@ -18,7 +18,7 @@ use crate::{
     access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
     diff::DiffArguments, export::ExportArguments, gateway::Intent, import::ImportArguments,
     interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
-    reference::ReferenceCommand, watch::WatchArguments,
+    migrate::MigrateArguments, reference::ReferenceCommand, watch::WatchArguments,
 };
 
 const EXIT_CODES: &str = "\
@@ -52,6 +52,7 @@ impl Cli {
             Command::Lattice(command) => command.name(),
             Command::Export(arguments) => arguments.lattice.as_deref(),
             Command::Import(arguments) => arguments.lattice.as_deref(),
+            Command::Migrate(arguments) => arguments.lattice.as_deref(),
             Command::Claims(_)
             | Command::Link(_)
             | Command::Iface(_)
@@ -155,6 +156,9 @@ pub(crate) enum Command {
 
     /// Compares two lattices, or what files hold
     Diff(DiffArguments),
+
+    /// Moves a lattice to the layout of later hosts
+    Migrate(MigrateArguments),
 
     /// Follows what a lattice holds: first all of it, then every change
     Watch(WatchArguments),

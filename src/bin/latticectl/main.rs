@@ -19,6 +19,7 @@ mod input;
 mod interface_link;
 mod lattice;
 mod link;
+mod migrate;
 mod output;
 mod page;
 mod picture;
@@ -101,6 +102,7 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Export(arguments) => export::run(context, arguments).await,
         Command::Import(arguments) => import::run(context, arguments).await,
         Command::Diff(arguments) => diff::run(context, arguments).await,
+        Command::Migrate(arguments) => migrate::run(context, arguments).await,
         Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Info => lattice::info(context).await,
