@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! authenticate   credentials of a request -> a caller of the configuration, with its grants     once a request
-//! Policy::grant  that caller, a lattice, a verb -> Grant<Verb>                                  once an operation
+//! Policy::grant  that caller, a lattice, a verb -> Grant<Verb>; on every lattice -> GrantOnAll   once an operation
 //! ```
 //!
-//! [`Policy::grant`] is the only maker of a [`Grant`], and every operation of [`control`](crate::control) takes
+//! [`Policy::grant`] and [`Policy::grant_on_all`] are the only makers of grants, and every operation of [`control`](crate::control) takes
 //! one: forgetting the check does not compile. The lattice that an operation works on is the grant's, never the
 //! request's. What is not granted is denied; an unknown lattice and one that is not granted are refused alike, by the
 //! same path.
@@ -84,6 +84,23 @@ impl<V: Verb> Grant<V> {
     }
 }
 
+/// The proof that a caller may do `V` on every lattice, those that nobody has heard of included.
+#[derive(Clone, Debug)]
+pub struct GrantOnAll<V> {
+    caller: Caller,
+    verb: PhantomData<V>,
+}
+
+impl<V: Verb> GrantOnAll<V> {
+    /// Who.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+/// How a denial names every lattice: as the configuration grants it.
+pub const EVERY_LATTICE: &str = "*";
+
 /// The caller may not do this, or there is no such lattice: the caller cannot tell which.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
@@ -117,6 +134,21 @@ impl Policy {
             entries_max: access.limits().entries_per_lattice,
             verb: PhantomData,
         })
+    }
+
+    /// Grants `V` on every lattice, where one of the caller's grants says so for every name. What the gateway serves does not
+    /// matter: it is about what all lattices of a NATS account share.
+    pub fn grant_on_all<V: Verb>(access: &Access) -> Result<GrantOnAll<V>, Denied> {
+        match access.allows_on_all(V::NAME) {
+            true => Ok(GrantOnAll {
+                caller: access.caller().clone(),
+                verb: PhantomData,
+            }),
+            false => Err(Denied {
+                lattice: EVERY_LATTICE.to_owned(),
+                verb: V::NAME,
+            }),
+        }
     }
 
     /// Tells whether a verb would be granted on a lattice: for who has to know before anything is done.
@@ -174,5 +206,29 @@ mod tests {
             );
         }
         assert!(policy.grant::<Read>(&access, &lattice("team-a")).is_err());
+    }
+
+    #[test]
+    fn every_lattice_is_granted_by_one_grant_on_all_names_alone() {
+        for (lattices, verb, is_granted) in [
+            (&["*"][..], VerbName::Provision, true),
+            (&["prod", "**"], VerbName::Provision, true),
+            (&["*"], VerbName::Read, false),
+            (&["prod"], VerbName::Provision, false),
+            (&["p*", "*d"], VerbName::Provision, false),
+            (&[], VerbName::Provision, false),
+        ] {
+            let granted = Policy::grant_on_all::<Provision>(&access(lattices, &[verb]));
+            let denied = Denied {
+                lattice: "*".into(),
+                verb: VerbName::Provision,
+            };
+            assert_eq!(
+                granted.as_ref().err(),
+                (!is_granted).then_some(&denied),
+                "{lattices:?}"
+            );
+            assert!(granted.is_err() || granted.is_ok_and(|grant| grant.caller().as_str() == "test"));
+        }
     }
 }

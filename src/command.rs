@@ -14,7 +14,7 @@ use nats_permissions::NatsPermissions;
 
 use crate::{
     app::{self, Running},
-    auth::VerbName,
+    auth::{EVERY_LATTICE, VerbName, explain::Explanation},
     config::{self, Config},
     control::lattices::{Layout, NewLattice, Storage},
     dev::{DevServer, NatsServer},
@@ -57,7 +57,7 @@ struct Explain {
     /// The caller, as the configuration names it.
     #[arg(long)]
     caller: String,
-    /// On which lattice.
+    /// On which lattice; `*` for what takes a grant on every lattice.
     #[arg(long)]
     lattice: String,
     /// What: read, values:read, links:write and so on.
@@ -192,9 +192,12 @@ impl Explain {
             Ok(config) => config,
             Err(error) => return fail(&error.to_string(), EX_USAGE),
         };
-        let lattice = match LatticeName::parse(&self.lattice) {
-            Ok(lattice) => lattice,
-            Err(invalid) => return fail(&format!("--lattice: {invalid}"), EX_USAGE),
+        let lattice = match self.lattice.as_str() {
+            EVERY_LATTICE => None,
+            name => match LatticeName::parse(name) {
+                Ok(lattice) => Some(lattice),
+                Err(invalid) => return fail(&format!("--lattice: {invalid}"), EX_USAGE),
+            },
         };
         let Some(verb) = VerbName::parse(&self.verb) else {
             let known = VerbName::ALL.map(VerbName::as_str).join(", ");
@@ -204,7 +207,11 @@ impl Explain {
             );
         };
         let access = config.callers.by_name(&self.caller);
-        let explanation = config.policy.explain(access.map(AsRef::as_ref), &lattice, verb);
+        let access = access.map(AsRef::as_ref);
+        let explanation = match lattice {
+            None => Explanation::on_all(access, verb),
+            Some(lattice) => config.policy.explain(access, &lattice, verb),
+        };
         say(&explanation.to_string());
         match explanation.is_allowed() {
             true => ExitCode::SUCCESS,

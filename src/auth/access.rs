@@ -24,6 +24,11 @@ impl Names {
         self.exact.contains(name) || self.globs.iter().any(|glob| glob.matches(name))
     }
 
+    /// Whether every name is among them, by one glob.
+    pub(super) fn contain_all(&self) -> bool {
+        self.globs.iter().any(Pattern::matches_all)
+    }
+
     /// Whether there may be a lattice that is among both. Two globs are taken to overlap.
     pub fn may_meet(&self, other: &Self) -> bool {
         (!self.globs.is_empty() && !other.globs.is_empty())
@@ -123,6 +128,13 @@ impl Access {
             .any(|rule| rule.verbs.contains(verb) && rule.lattices.contain(lattice))
     }
 
+    /// Whether some rule grants the verb on every lattice.
+    pub fn allows_on_all(&self, verb: VerbName) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.verbs.contains(verb) && rule.lattices.contain_all())
+    }
+
     /// Whether the caller may see one of these lattices, where it exists.
     pub fn may_see_some_of(&self, lattices: &Names) -> bool {
         let mut reading = self
@@ -146,6 +158,11 @@ impl Pattern {
     /// Whether a text is a lattice's name, or a glob of one.
     pub fn is_of_lattices(text: &str) -> bool {
         LatticeName::parse(&text.replace('*', "x")).is_ok()
+    }
+
+    /// Whether every name matches.
+    fn matches_all(&self) -> bool {
+        self.0.bytes().all(|byte| byte == b'*')
     }
 
     /// Whether the whole name matches.

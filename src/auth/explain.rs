@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Policy, access::Access, verb::VerbName};
+use super::{Names, Policy, access::Access, verb::VerbName};
 use crate::domain::LatticeName;
 
 /// The verdict on a caller, a lattice and a verb, and what it rests on.
@@ -29,36 +29,45 @@ pub enum Explanation {
 impl Policy {
     /// Explains what [`Policy::grant`] says.
     pub fn explain(&self, access: Option<&Access>, lattice: &LatticeName, verb: VerbName) -> Explanation {
-        let Some(access) = access else {
-            return Explanation::NoSuchCaller;
-        };
         let name = lattice.as_str();
-        if !self.served.contain(name) {
+        if access.is_some() && !self.served.contain(name) {
             return Explanation::NotServed;
         }
-        let mut on_lattice = access
-            .rules()
-            .iter()
-            .zip(1..)
-            .filter(|(rule, _)| rule.lattices.contain(name))
-            .peekable();
-        if on_lattice.peek().is_none() {
-            return Explanation::LatticeNotGranted;
-        }
-        let mut granted = Vec::new();
-        for (rule, number) in on_lattice {
-            if rule.verbs.contains(verb) {
-                return Explanation::Allowed { grant: number };
-            }
-            granted.extend(rule.verbs.iter());
-        }
-        granted.sort_unstable();
-        granted.dedup();
-        Explanation::VerbNotGranted { granted }
+        explain(access, verb, |lattices| lattices.contain(name))
     }
 }
 
+fn explain(access: Option<&Access>, verb: VerbName, are_meant: impl Fn(&Names) -> bool) -> Explanation {
+    let Some(access) = access else {
+        return Explanation::NoSuchCaller;
+    };
+    let mut on_lattice = access
+        .rules()
+        .iter()
+        .zip(1..)
+        .filter(|(rule, _)| are_meant(&rule.lattices))
+        .peekable();
+    if on_lattice.peek().is_none() {
+        return Explanation::LatticeNotGranted;
+    }
+    let mut granted = Vec::new();
+    for (rule, number) in on_lattice {
+        if rule.verbs.contains(verb) {
+            return Explanation::Allowed { grant: number };
+        }
+        granted.extend(rule.verbs.iter());
+    }
+    granted.sort_unstable();
+    granted.dedup();
+    Explanation::VerbNotGranted { granted }
+}
+
 impl Explanation {
+    /// Explains what [`Policy::grant_on_all`] says.
+    pub fn on_all(access: Option<&Access>, verb: VerbName) -> Self {
+        explain(access, verb, Names::contain_all)
+    }
+
     /// Whether it may be done.
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed { .. })

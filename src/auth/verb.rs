@@ -21,7 +21,7 @@ pub enum VerbName {
     RefsWrite,
     /// Putting and deleting named configs.
     ConfigWrite,
-    /// Creating a lattice's stream.
+    /// Creating and scaling a lattice's streams; on every lattice, those of wadm too.
     Provision,
     /// Mending a lattice.
     Admin,
@@ -142,7 +142,7 @@ verbs! {
     RefsWrite;
     /// Putting and deleting named configs.
     ConfigWrite;
-    /// Creating a lattice's stream.
+    /// Creating and scaling a lattice's streams; on every lattice, those of wadm too.
     Provision;
 }
 

@@ -344,7 +344,8 @@ fn explain_says_what_allows_or_denies() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let callers = caller("ci", "token", &["default", "team-*"], "read links:write");
-    std::fs::write(&file, format!("{LATTICE}{callers}")).unwrap();
+    let operators = caller("ops", "other", &["*"], "provision");
+    std::fs::write(&file, format!("{LATTICE}{callers}{operators}")).unwrap();
     let file = file.to_str().unwrap();
     for (who, lattice, verb, code, says) in [
         (
@@ -377,6 +378,20 @@ fn explain_says_what_allows_or_denies() {
             "--verb: \"fly\" is no verb; there are read",
         ),
         ("ci", "a.b", "read", 64, "--lattice: "),
+        (
+            "ops",
+            "*",
+            "provision",
+            0,
+            "allowed, by the caller's grant number 1",
+        ),
+        (
+            "ci",
+            "*",
+            "provision",
+            1,
+            "denied: none of the caller's grants names the lattice",
+        ),
     ] {
         let asked = ["explain", "--config", file, "--caller", who];
         let asked = [&asked[..], &["--lattice", lattice, "--verb", verb]].concat();
