@@ -14,7 +14,7 @@ use crate::{
     auth::{Names, authenticate::Authenticator},
     config::{Config, NatsConfig},
     control::{
-        Clock, Control, ControlError, Lattices,
+        Clock, Control, ControlError, Deadline, Lattices,
         effects::Effects,
         lattices::{LatticesConfig, Upstream, Upstreams},
         mutate::BODY_BYTES_MAX,
@@ -72,6 +72,8 @@ const DEFAULT_UPSTREAM: &str = "default";
 const LAME_DUCK: Duration = Duration::from_millis(100);
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(3);
 const PROVISION_PAUSE: Duration = Duration::from_secs(1);
+/// How long one attempt to provision at start may take.
+const PROVISION_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts everything.
 pub async fn start(config: Config) -> Result<Running, RunError> {
@@ -420,9 +422,12 @@ async fn provision(
         loop {
             let upstream = lattices.upstream(&lattice);
             upstream.api.connection().connected().await;
-            match lattices.provision(&lattice, new, false).await {
-                Ok(_created) => break,
-                Err(ControlError::BackendUnavailable { .. }) => tokio::time::sleep(PROVISION_PAUSE).await,
+            let deadline = Deadline::within(PROVISION_PATIENCE);
+            match lattices.provision_new(&lattice, new, deadline).await {
+                Ok(_plans) => break,
+                Err(ControlError::BackendUnavailable { .. } | ControlError::ProvisionUnknown) => {
+                    tokio::time::sleep(PROVISION_PAUSE).await;
+                }
                 Err(error) => {
                     error!(%lattice, %error, "the lattice was not provisioned");
                     break;

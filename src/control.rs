@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod mutate;
 pub mod operations;
 pub mod page;
+pub mod provision;
 mod queue;
 mod sweep;
 mod unstoppable;

@@ -88,6 +88,13 @@
 //! change, and is ended once the log has forgotten its place. Watches are woken in rounds, the longer apart the more there are.
 //! What a log cannot tell (another gateway, a reset, another layout) begins the watch anew, with the reason.
 //!
+//! # Provisioning
+//!
+//! [`control::provision`] reads what there is of each stream, [`store::provisioning`] plans from that (pure: create, change what
+//! was chosen, leave, leave and tell what is wrong), then creations are checked as far as JetStream tells before they are made,
+//! and the plan is carried out. What wadm's streams are like, and what it does where they are not, is in [`store::wadm`].
+//! `docs/provisioning.md` is for operators.
+//!
 //! # What JetStream does, as far as this rests on it
 //!
 //! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it.
@@ -106,6 +113,8 @@
 //!   10111 where not; it is never stored. That is the probe.
 //! * A memory stream whose servers all restarted may have the same creation time and begin at sequence 1 again, so an
 //!   etag holds a tag of the write besides epoch and sequence.
+//! * An update of a stream that there is not has its configuration judged first and makes nothing: that is the rehearsal of a
+//!   creation. Room, servers and the subjects of others are not looked at.
 //! * Consumers are told of neither purges nor deletions; the inspector ([`store::feed`]) asks the leader.
 //! * `Nats-Expected-Last-Msg-Id`, rollups, message TTLs and the subject form of the expectation are never sent.
 //!
@@ -113,7 +122,7 @@
 //!
 //! | | invariant | held by |
 //! |---|---|---|
-//! | I1 | An operation needs a grant, and works on the grant's lattice | [`auth::Grant`] has no public constructor; `tests/it/tenancy.rs` |
+//! | I1 | An operation needs a grant, and works on the grant's lattice | [`auth::Grant`] and [`auth::GrantOnAll`] have no public constructor; `tests/it/tenancy.rs` |
 //! | I2 | Subjects and bodies are made and read in [`store::layout`] alone | property tests there; `tests/it/golden.rs` |
 //! | I3 | What the API shows is what a host reads | `tests/it/model.rs` and its like against models of each era's hosts |
 //! | I4 | A mutation is one publish, or shares one, with an expectation | `tests/it/dedup.rs`, `tests/it/golden.rs`, `tests/campaign` |
@@ -122,7 +131,7 @@
 //! | I7 | Nothing unparsed reaches a subject or a header | types of [`domain`]; `tests/it/hostile.rs` |
 //! | I8 | Statuses are made in [`rpc::status`] alone, one reason each | clippy's `disallowed-methods`; `tests/it/errors.rs` |
 //! | I9 | Malformed messages stop nothing and are listed | `tests/it/foreign.rs` |
-//! | I10 | Streams are never changed, and never made in mid-run | `tests/it/lattice.rs`, `tests/it/outage.rs` |
+//! | I10 | Streams are made and changed by provisioning alone, in what it was asked for, and never deleted | `tests/it/provisioning.rs`, `tests/it/lattice.rs`, `tests/it/outage.rs` |
 //! | I11 | Nobody is told of what does not stand | `tests/it/effects.rs` |
 //! | I12 | Nothing of another tenant is in answers, errors, metrics or logs; no secret is anywhere | `tests/it/tenancy.rs`, `tests/it/secured.rs` |
 //! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |

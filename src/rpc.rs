@@ -21,6 +21,7 @@ mod lattice;
 mod link_definition;
 mod migration;
 mod oci_reference;
+mod provisioning;
 mod watch;
 
 use std::sync::Arc;

@@ -12,6 +12,8 @@ pub mod feed;
 pub mod layout;
 pub mod mirror;
 pub mod permissions;
+pub mod provisioning;
 pub mod publish;
 mod requests;
+pub mod wadm;
 pub mod witness;

@@ -2,7 +2,7 @@
 """Runs the integration tests on every version of nats-server that the gateway is meant for.
 
     python3 tools/compat.py                          every test on every version
-    python3 tools/compat.py --facts-only             what JetStream does, and the gateway before clusters
+    python3 tools/compat.py --facts-only             what JetStream does, the gateway before clusters, provisioning
     python3 tools/compat.py --only facts:: dedup::   tests with these in their names
     python3 tools/compat.py --versions 2.10 2.15     these versions
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import setup
 from setup import NATS_VERSIONS, ROOT, SetupError, dotted
 
-FACTS = ["facts::", "cluster::"]
+FACTS = ["facts::", "cluster::", "provisioning::"]
 
 # What cargo's test harness prints of each test, and at the end.
 FAILED = re.compile(r"^test (\S+) \.\.\. FAILED$")

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::{EX_USAGE, LayoutArg, fail, say};
 use crate::{
     domain::LatticeName,
-    store::permissions::{self, Permission, Permissions},
+    store::permissions::{self, Permission, Permissions, Provisions},
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,9 +27,12 @@ pub(super) struct NatsPermissions {
     /// How hosts keep the lattices; run it once a layout where they differ.
     #[arg(long, value_enum, default_value = "cache-stream")]
     layout: LayoutArg,
-    /// Let the gateway create the lattices' streams.
+    /// Let the gateway create the lattices' streams, and scale them.
     #[arg(long)]
     provision: bool,
+    /// Let the gateway create the streams of wadm, and scale them.
+    #[arg(long)]
+    wadm: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -78,7 +81,10 @@ impl NatsPermissions {
             &lattices,
             self.layout.into(),
             self.domain.as_deref(),
-            self.provision,
+            Provisions {
+                lattices: self.provision,
+                wadm: self.wadm,
+            },
         );
         let denied = permissions::kept_from_others(&lattices);
         Ok(match self.format {

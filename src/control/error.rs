@@ -10,6 +10,7 @@ use crate::{
         api::{ApiError, code},
         connection::RequestFailed,
         drift::Drift,
+        provisioning::Unprovisionable,
     },
 };
 
@@ -189,6 +190,20 @@ pub enum ControlError {
     /// The stream or the account is full.
     #[error("the stream or the NATS account is full; nothing was written")]
     BackendFull,
+    /// There is no room for a stream that is to be provisioned.
+    #[error(
+        "there is no room for the stream `{stream}` ({description}); make room, raise the limits of the NATS account, or ask for \
+         fewer bytes, then try again"
+    )]
+    StreamFull {
+        /// The stream.
+        stream: String,
+        /// JetStream's words.
+        description: String,
+    },
+    /// A stream cannot be as it is asked for.
+    #[error(transparent)]
+    Unprovisionable(Box<Unprovisionable>),
     /// All calls that are admitted are in flight.
     #[error("the server has all the calls in flight that it admits; nothing was done; try again")]
     Overloaded,

@@ -2,7 +2,7 @@
 //!
 //! A lattice is opened by the first call to it and stays open until its stream is gone or the server stops. A
 //! stream is created by `ProvisionLattice`, at start where configured, and by the first write in `dev` on its own
-//! server; never silently in mid-run, since hosts of 0.60 delete the stream after they have migrated it.
+//! server ([`super::provision`]); never silently in mid-run, since hosts of 0.60 delete the stream after they have migrated it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,6 @@ use std::{
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
@@ -31,32 +30,13 @@ use crate::{
     domain::{Entry, EntryKey, LatticeName, claims_token::TrustedIssuers},
     store::{
         api::{ApiError, JetStream, StreamInfo},
-        connection::{Connection, RequestFailed},
+        connection::Connection,
         feed::{Feed, FeedConfig},
         layout::{ClaimsForm, Part, bucket, cache_stream, kv},
     },
 };
 
-pub use crate::store::layout::Layout;
-
-/// Where JetStream keeps a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// In memory, as hosts create it.
-    Memory,
-    /// On disk.
-    File,
-}
-
-impl Storage {
-    /// As JetStream writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::File => "file",
-        }
-    }
-}
+pub use crate::store::{layout::Layout, provisioning::Storage};
 
 /// What is configured for a lattice.
 #[derive(Clone, Debug)]
@@ -145,6 +125,11 @@ impl Upstreams {
         std::iter::once(&self.first).chain(&self.others)
     }
 
+    /// The one of this name.
+    pub fn of_name(&self, name: &str) -> Option<&Upstream> {
+        self.iter().find(|upstream| &*upstream.name == name)
+    }
+
     fn named(&self, name: Option<&str>) -> &Upstream {
         let named = self.others.iter().find(|upstream| Some(&*upstream.name) == name);
         named.unwrap_or(&self.first)
@@ -177,15 +162,6 @@ pub struct NewLattice {
     pub layout: Layout,
     /// Where it is kept; as the era's hosts do, where it is not said.
     pub storage: Option<Storage>,
-}
-
-impl NewLattice {
-    fn storage(self) -> Storage {
-        self.storage.unwrap_or(match self.layout {
-            Layout::CacheStream => Storage::Memory,
-            Layout::Kv | Layout::Component => Storage::File,
-        })
-    }
 }
 
 /// What there is under a lattice's name.
@@ -301,10 +277,7 @@ impl Lattices {
         let Some(new) = self.config.create_on_write else {
             return Err(not_provisioned(name));
         };
-        deadline
-            .bound(self.provision(name, new, false))
-            .await
-            .unwrap_or_else(|| Err(ControlError::unavailable("JetStream does not answer")))?;
+        self.provision_new(name, new, deadline).await?;
         self.open(name, deadline).await
     }
 
@@ -422,78 +395,6 @@ impl Lattices {
         self.settings(name)
             .and_then(|settings| settings.layout)
             .or_else(open)
-    }
-
-    /// Creates the lattice's stream or buckets, unless they are there. Tells whether this call did.
-    pub async fn provision(
-        &self,
-        name: &LatticeName,
-        new: NewLattice,
-        is_dry_run: bool,
-    ) -> Result<bool, ControlError> {
-        let configured = self.settings(name).and_then(|settings| settings.layout);
-        if configured.is_some_and(|configured| configured != new.layout) {
-            return Err(ambiguous(name));
-        }
-        match self.find(name).await? {
-            Found::Nothing => {}
-            Found::At(layout, _) if layout == new.layout => {}
-            Found::At(..) | Found::Ambiguous => return Err(ambiguous(name)),
-        }
-        let mut did_create = false;
-        // What makes the lattice exist comes last, so that it never exists without the rest.
-        for part in new.layout.parts().iter().rev() {
-            did_create |= self
-                .provision_part(name, *part, new.storage(), is_dry_run)
-                .await?;
-        }
-        Ok(did_create)
-    }
-
-    pub(super) async fn provision_part(
-        &self,
-        name: &LatticeName,
-        part: Part,
-        storage: Storage,
-        is_dry_run: bool,
-    ) -> Result<bool, ControlError> {
-        let of_api = |error| ControlError::of_api(error, name.as_str());
-        let api = &self.upstream(name).api;
-        let stream = part.stream_name(name);
-        let is_there = existing(api.stream_info(&stream).await)
-            .map_err(of_api)?
-            .is_some();
-        if is_there || is_dry_run {
-            return Ok(!is_there);
-        }
-        let mut config = part.stream_config(name, storage.as_str());
-        if let (true, Value::Object(config)) = (part.is_bucket(), &mut config) {
-            let noted = serde_json::json!({bucket::LAYOUT_METADATA: part.layout().as_str()});
-            config.insert("metadata".to_owned(), noted);
-        }
-        match api.stream_create(&stream, &config).await {
-            Ok(created) if !created.did_create => Ok(false),
-            Ok(_) => {
-                info!(lattice = %name, stream, storage = storage.as_str(), "created a stream of the lattice");
-                Ok(true)
-            }
-            // Somebody was quicker, with another configuration.
-            Err(ApiError::Refused { err_code: 10058, .. }) => Ok(false),
-            Err(ApiError::Refused {
-                err_code: 10065,
-                description,
-            }) => {
-                info!(lattice = %name, description, "another stream takes the lattice's subjects");
-                Err(ControlError::Drift(crate::store::drift::Drift {
-                    field: "subjects",
-                    want: config.get("subjects").cloned().unwrap_or_default(),
-                    have: Value::String("taken by another stream".to_owned()),
-                    blocks_writes: true,
-                }))
-            }
-            Err(ApiError::Request(RequestFailed::Unknown)) => Err(ControlError::ProvisionUnknown),
-            Err(error) => Err(of_api(error)),
-        }
     }
 
     /// The writes that a migration of the lattice may have missed, and what its copy lacks or has otherwise.

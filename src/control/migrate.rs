@@ -23,7 +23,7 @@ use super::{
     decide::{Condition, Mode, Mutation},
     intent::{Intent, IntentParts},
     lattice::{Lattice, ambiguous, not_provisioned},
-    lattices::{LatticeSettings, Layout, Storage},
+    lattices::{LatticeSettings, Layout},
 };
 use crate::{
     audit::Trail,
@@ -112,7 +112,7 @@ impl Control {
             let told = deadline.bound(self.without_a_stream_to_migrate(name, bucket));
             return told.await.ok_or(ControlError::ReadTimedOut)?;
         };
-        let bucket = deadline.bound(self.bucket_of_migration(name, bucket, asked.mode));
+        let bucket = deadline.bound(self.bucket_of_migration(name, bucket, asked.mode, deadline));
         let bucket = bucket.await.ok_or(ControlError::ProvisionUnknown)??;
         let stop = lattices.stop().child_token();
         let _ends = stop.clone().drop_guard();
@@ -170,6 +170,7 @@ impl Control {
         name: &LatticeName,
         bucket: Option<StreamInfo>,
         mode: Mode,
+        deadline: Deadline,
     ) -> Result<Option<StreamInfo>, ControlError> {
         let of_api = |error| ControlError::of_api(error, name.as_str());
         let lattices = self.lattices();
@@ -177,9 +178,7 @@ impl Control {
             (Some(bucket), _) => bucket,
             (None, Mode::ValidateOnly) => return Ok(None),
             (None, Mode::Live) => {
-                lattices
-                    .provision_part(name, Part::Kv, Storage::File, false)
-                    .await?;
+                lattices.provision_bucket(name, deadline).await?;
                 let [_, bucket] = lattices.stream_and_bucket(name).await?;
                 bucket.ok_or_else(|| not_provisioned(name))?
             }

@@ -10,7 +10,7 @@ use super::{
     decide::{self, Condition, Desired, Known, Mode, Mutation, Precondition, Retry, Step},
     intent::{Intent, IntentParts},
     lattice::{Lattice, WriteAtRisk},
-    lattices::{Found, LatticeSettings, Layout, MigrationDifference, Named, NewLattice},
+    lattices::{Found, LatticeSettings, Layout, MigrationDifference, Named},
     links::UndoneEdit,
     mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written, unmet},
     page::Filter,
@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     audit::Trail,
-    auth::{
-        ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, Grant, LinksWrite, Names, Provision, Read, RefsWrite,
-        Verb,
-    },
+    auth::{ClaimsWrite, ClaimsWriteUnsigned, ConfigWrite, Grant, LinksWrite, Names, Read, RefsWrite, Verb},
     domain::{
         Claims, Entry, EntryKey, InterfaceLink, InterfaceLinkId, Kind, LatticeName, LinkDefinition, LinkId,
         NamedConfig, OciReference, RequestId, Revision,
@@ -580,21 +577,6 @@ impl Control {
                 })
             }
         }
-    }
-
-    /// Creates a lattice's stream or buckets unless they are there. Tells whether this call did (or would).
-    pub async fn provision(
-        &self,
-        grant: &Grant<Provision>,
-        new: NewLattice,
-        mode: Mode,
-        deadline: Deadline,
-    ) -> Result<bool, ControlError> {
-        let is_dry_run = mode == Mode::ValidateOnly;
-        deadline
-            .bound(self.lattices.provision(grant.lattice(), new, is_dry_run))
-            .await
-            .ok_or(ControlError::ProvisionUnknown)?
     }
 
     async fn mutate(&self, asked: Asked<'_>, deadline: Deadline) -> Result<Written, ControlError> {

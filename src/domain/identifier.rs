@@ -10,6 +10,8 @@ pub const LATTICE_BYTES_MAX: usize = 63;
 pub const LINK_NAME_BYTES_MAX: usize = 128;
 /// Bytes in a contract id, at most.
 pub const CONTRACT_ID_BYTES_MAX: usize = 256;
+/// Bytes in the name of a NATS cluster or in a tag of its servers, at most.
+const SERVER_WORD_BYTES_MAX: usize = 128;
 /// Bytes in a client's request id.
 pub const REQUEST_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 
@@ -80,6 +82,18 @@ pub fn contract_id(text: &str) -> Result<Box<str>, Invalid> {
     within("A-Z a-z 0-9 _ - :", text, |byte| {
         is_name_byte(byte) || byte == b':'
     })?;
+    Ok(text.into())
+}
+
+/// Checks the name of a NATS cluster or the tag of a server, 1 to 128 visible ASCII characters.
+pub fn server_word(text: &str) -> Result<Box<str>, Invalid> {
+    if text.len() > SERVER_WORD_BYTES_MAX {
+        return Err(Invalid::Rule("is longer than 128 bytes"));
+    }
+    if text.is_empty() {
+        return Err(Invalid::Missing);
+    }
+    within("visible ASCII characters", text, |byte| byte.is_ascii_graphic())?;
     Ok(text.into())
 }
 

@@ -7,27 +7,26 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     Call, Gateway,
     convert::{self, finish, three},
+    provisioning::{self, RawOptions},
     status::Failure,
 };
 use crate::{
     auth::{Names, VerbName},
     control::{
         ControlError,
-        decide::Mode,
         lattice::WriteAtRisk,
-        lattices::{Layout, Named, NewLattice, Storage},
+        lattices::{Layout, Named},
         links::UndoneEdit,
-        mutate::Outcome,
         operations::Description,
     },
     domain::{Invalid, Kind, LatticeName, Violations},
     proto::{
         self, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest, GetServerInfoResponse,
         LatticeSummary, ListLatticesRequest, ListLatticesResponse, MalformedEntry, MigrateLatticeRequest,
-        MigrateLatticeResponse, ProvisionLatticeRequest, ProvisionLatticeResponse,
-        lattice_service_server::LatticeService,
+        MigrateLatticeResponse, ProvisionLatticeRequest, ProvisionLatticeResponse, ProvisionWadmRequest,
+        ProvisionWadmResponse, lattice_service_server::LatticeService,
     },
-    store::drift::Drift,
+    store::{drift::Drift, provisioning::Step},
 };
 
 #[async_trait]
@@ -71,6 +70,17 @@ impl LatticeService for Gateway {
     ) -> Result<Response<MigrateLatticeResponse>, Status> {
         let call = Call::of(&request);
         self.migrate(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn provision_wadm(
+        &self,
+        request: Request<ProvisionWadmRequest>,
+    ) -> Result<Response<ProvisionWadmResponse>, Status> {
+        let call = Call::of(&request);
+        self.provision_wadm_as_asked(&call, &request.into_inner())
             .await
             .map(Response::new)
             .map_err(|failure| failure.into_status(&call))
@@ -165,8 +175,14 @@ impl Gateway {
         let mut violations = Violations::new();
         let name = convert::lattice(&request.lattice, &mut violations);
         let layout = violations.check("layout", provisioned_layout(request.layout));
-        let storage = violations.check("storage", storage(request.storage));
-        let (name, layout, storage) = finish(three(name, layout, storage), violations)?;
+        let options = RawOptions {
+            storage: request.storage,
+            replicas: request.replicas,
+            placement: request.placement.as_ref(),
+            max_bytes: request.max_bytes,
+        };
+        let options = options.parse(&mut violations);
+        let (name, layout, options) = finish(three(name, layout, options), violations)?;
         call.trail.note(|record| {
             record.lattice = Some(name.to_string());
             record.verb = Some(VerbName::Provision.as_str());
@@ -175,24 +191,35 @@ impl Gateway {
         let grant = self.grant(call, &name)?;
         let configured = || self.control.lattices().settings(&name)?.layout;
         let layout = layout.or_else(configured).unwrap_or(Layout::CacheStream);
-        let new = NewLattice { layout, storage };
+        // A full stream of that layout drops what is old: entries would vanish.
+        if layout == Layout::CacheStream && options.max_bytes.is_some() {
+            let mut violations = Violations::new();
+            violations.add("max_bytes", NOT_FOR_CACHE_STREAM);
+            return Err(violations.into());
+        }
         let mode = convert::mode(request.validate_only);
-        let created = self.control.provision(&grant, new, mode, call.deadline).await?;
-        let outcome = match (created, mode) {
-            (false, _) => Outcome::Unchanged,
-            (true, Mode::Live) => Outcome::Applied,
-            (true, Mode::ValidateOnly) => Outcome::Validated,
-        };
-        call.trail
-            .note(|record| record.outcome = Some(outcome.as_str().to_owned()));
+        let plans = self
+            .control
+            .provision(&grant, layout, &options, mode, call.deadline)
+            .await?;
+        provisioning::note(&call.trail, &plans, mode);
+        let created = plans.iter().any(|plan| matches!(plan.step, Step::Create(_)));
         let lattice = match self.control.describe(&grant, call.deadline).await {
             Ok(description) => Some(lattice(&name, description)),
             Err(ControlError::NotProvisioned { .. }) if request.validate_only => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(ProvisionLatticeResponse { lattice, created })
+        Ok(ProvisionLatticeResponse {
+            lattice,
+            created,
+            streams: plans.into_iter().map(provisioning::stream_plan).collect(),
+        })
     }
 }
+
+const NOT_FOR_CACHE_STREAM: Invalid = Invalid::Rule(
+    "cannot be set for layout cache-stream, where a full stream would lose entries; leave it out",
+);
 
 fn name_of_token(token: &str) -> Option<String> {
     let name = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
@@ -209,17 +236,6 @@ fn provisioned_layout(layout: i32) -> Result<Option<Layout>, Invalid> {
         Ok(proto::Layout::Undecided) | Err(_) => {
             Err(Invalid::Rule("is not a layout that can be provisioned"))
         }
-    }
-}
-
-fn storage(storage: i32) -> Result<Option<Storage>, Invalid> {
-    match proto::Storage::try_from(storage) {
-        Ok(proto::Storage::Unspecified) => Ok(None),
-        Ok(proto::Storage::Memory) => Ok(Some(Storage::Memory)),
-        Ok(proto::Storage::File) => Ok(Some(Storage::File)),
-        Err(_unknown) => Err(Invalid::Rule(
-            "is not a storage; leave it out for what hosts take",
-        )),
     }
 }
 

@@ -286,6 +286,10 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
             .with("field", drift.field)
             .with("want", drift.want.to_string())
             .with("have", drift.have.to_string()),
+        ControlError::Unprovisionable(why) => precondition(Reason::StreamConfigDrift, &why.stream, message)
+            .with("field", &why.field)
+            .with("want", why.want.to_string())
+            .with("have", why.have.to_string()),
         ControlError::LayoutUnsupported { layout, operation } => {
             precondition(Reason::LayoutUnsupported, operation, message).with("layout", layout)
         }
@@ -313,7 +317,9 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
             precondition(Reason::BackendForbidden, &subject, message).with("subject", subject)
         }
         ControlError::RevisionUnavailable => precondition(Reason::RevisionUnavailable, "revision", message),
-        ControlError::BackendFull => Told::new(Code::ResourceExhausted, Reason::BackendFull, message),
+        ControlError::BackendFull | ControlError::StreamFull { .. } => {
+            Told::new(Code::ResourceExhausted, Reason::BackendFull, message)
+        }
         ControlError::Overloaded => {
             quota(Reason::Overloaded, "calls in flight", message).retry_after(OVERLOAD_PAUSE)
         }

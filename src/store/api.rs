@@ -25,6 +25,9 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is asked while a leader is elected is never answered: so it is asked again, beside the first time.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// The stream that there never is: what would be refused to it would be refused to any.
+pub const REHEARSED: &str = "lattice-gateway-rehearsal";
+
 /// Subjects that a server lists at a time.
 const SUBJECTS_PAGE: usize = 100_000;
 
@@ -40,6 +43,24 @@ pub mod code {
     pub const MESSAGE_NOT_FOUND: u16 = 10037;
     /// A delete of a message that is not there.
     pub const SEQUENCE_NOT_FOUND: u16 = 10043;
+    /// No servers that fit, or none with room.
+    pub const NO_SUITABLE_PEERS: u16 = 10005;
+    /// A stream has this name, with another configuration.
+    pub const NAME_IN_USE: u16 = 10058;
+    /// Another stream takes one of the subjects.
+    pub const SUBJECTS_OVERLAP: u16 = 10065;
+    /// The configuration is refused, for a reason that only the words tell.
+    pub const INVALID_CONFIG: u16 = 10052;
+    /// Several replicas, and no cluster.
+    pub const NOT_CLUSTERED: u16 = 10074;
+    /// The account takes only streams with `max_bytes`.
+    pub const MAX_BYTES_REQUIRED: u16 = 10113;
+    /// The stream is being scaled or moved; so told before 2.15.
+    pub const MOVE_IN_PROGRESS: u16 = 10124;
+    /// The same, since 2.15.
+    pub const RECONFIGURATION_IN_PROGRESS: u16 = 10226;
+    /// The account takes only streams with less `max_bytes`.
+    pub const MAX_BYTES_EXCEEDED: u16 = 10122;
 }
 
 /// Why an API call has no result.
@@ -88,9 +109,19 @@ pub struct StreamInfo {
     pub created: String,
     /// What it holds.
     pub state: StreamState,
+    /// Where it is.
+    #[serde(default)]
+    cluster: ClusterInfo,
     /// The leader's clock at the answer, RFC 3339.
     #[serde(default)]
     pub ts: Option<String>,
+}
+
+/// Where a stream is.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct ClusterInfo {
+    /// The cluster; none where there is one server.
+    name: Option<String>,
 }
 
 /// What a stream holds.
@@ -125,6 +156,11 @@ impl StreamInfo {
         replicas.is_some_and(|replicas| replicas > 1)
     }
 
+    /// Whether the servers that hold it are a cluster, so that it can have several replicas.
+    pub fn is_clustered(&self) -> bool {
+        self.cluster.name.is_some()
+    }
+
     /// The incarnation of the stream.
     pub fn epoch(&self, name: &str) -> Epoch {
         Epoch::of_stream(name, &self.created)
@@ -147,14 +183,6 @@ fn unix_millis(text: &str) -> Option<i64> {
     let format = &time::format_description::well_known::Rfc3339;
     let at = time::OffsetDateTime::parse(text, format).ok()?;
     i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok()
-}
-
-/// The answer to a create.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Created {
-    /// Whether this call created it; not where an equal one was there.
-    #[serde(default)]
-    pub did_create: bool,
 }
 
 /// A consumer as the server describes it. It runs on some replica of the stream, which may lag behind the leader.
@@ -188,6 +216,11 @@ impl JetStream {
             prefix: prefix(domain),
             domain: domain.map(Into::into),
         }
+    }
+
+    /// The subject of a call.
+    pub fn subject(&self, call: &str) -> String {
+        format!("{}.{call}", self.prefix)
     }
 
     /// The connection that the calls go over.
@@ -227,16 +260,28 @@ impl JetStream {
 
     /// Names all streams.
     pub async fn stream_names(&self) -> Result<Vec<String>, ApiError> {
-        self.pages("STREAM.NAMES").await
+        self.pages("STREAM.NAMES", |offset| json!({"offset": offset}))
+            .await
+    }
+
+    /// Names the streams that take a subject, or some that a pattern matches.
+    pub async fn streams_on(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+        let request = |offset| json!({"offset": offset, "subject": subject});
+        self.pages("STREAM.NAMES", request).await
     }
 
     /// Describes the consumers of a stream.
     pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
-        self.pages(&format!("CONSUMER.LIST.{stream}")).await
+        let call = format!("CONSUMER.LIST.{stream}");
+        self.pages(&call, |offset| json!({"offset": offset})).await
     }
 
     /// Everything that a call lists, page by page.
-    async fn pages<T: DeserializeOwned>(&self, call: &str) -> Result<Vec<T>, ApiError> {
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        request: impl Fn(usize) -> Value,
+    ) -> Result<Vec<T>, ApiError> {
         #[derive(Deserialize)]
         struct Page<T> {
             #[serde(alias = "streams", alias = "consumers")]
@@ -245,7 +290,7 @@ impl JetStream {
         }
         let mut all = Vec::new();
         loop {
-            let page: Page<T> = self.call(call, Some(json!({"offset": all.len()}))).await?;
+            let page: Page<T> = self.call(call, Some(request(all.len()))).await?;
             let listed = page.listed.unwrap_or_default();
             let is_last = listed.is_empty();
             all.extend(listed);
@@ -255,10 +300,32 @@ impl JetStream {
         }
     }
 
-    /// Creates a stream. An equal one that exists is a success; JetStream refuses where another one does.
-    pub async fn stream_create(&self, stream: &str, config: &Value) -> Result<Created, ApiError> {
-        self.call(&format!("STREAM.CREATE.{stream}"), Some(config.clone()))
+    /// Creates a stream. An equal one that exists is a success, as it is to one who asks twice; JetStream refuses where another
+    /// one does.
+    pub async fn stream_create(&self, stream: &str, config: &Value) -> Result<(), ApiError> {
+        self.call::<Value>(&format!("STREAM.CREATE.{stream}"), Some(config.clone()))
             .await
+            .map(drop)
+    }
+
+    /// Gives a stream another configuration, which is all of it.
+    pub async fn stream_update(&self, stream: &str, config: &Value) -> Result<(), ApiError> {
+        self.call::<Value>(&format!("STREAM.UPDATE.{stream}"), Some(config.clone()))
+            .await
+            .map(drop)
+    }
+
+    /// Has JetStream judge a configuration, and nothing done: it does so before it looks for the stream that is to have it,
+    /// and there is none of that name. Room, servers and other streams it does not look at.
+    pub async fn rehearse(&self, config: &Value) -> Result<(), ApiError> {
+        let mut config = config.clone();
+        if let Value::Object(members) = &mut config {
+            members.insert("name".to_owned(), REHEARSED.into());
+        }
+        match self.stream_update(REHEARSED, &config).await {
+            Err(error) if error.is_stream_not_found() => Ok(()),
+            judged => judged,
+        }
     }
 
     /// Deletes a stream and all that it holds. `false` where it was no longer there.
@@ -398,7 +465,7 @@ impl JetStream {
             None => Bytes::new(),
             Some(request) => request.to_string().into(),
         };
-        let subject = format!("{}.{call}", self.prefix);
+        let subject = self.subject(call);
         let ask = || {
             let payload = payload.clone();
             self.connection

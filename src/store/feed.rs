@@ -92,7 +92,7 @@ impl Feed {
     ) {
         let want = config
             .part
-            .stream_config(&config.lattice, default_storage(config.part));
+            .stream_config(&config.lattice, config.part.default_storage());
         let (sender, inspection) = watch::channel(Inspection {
             exists: true,
             drift: drift::compare(config.part, &want, &info.config),
@@ -645,13 +645,6 @@ pub fn rival(lattice: &LatticeName, part: Part) -> Option<String> {
 }
 
 /// Where hosts keep it.
-fn default_storage(part: Part) -> &'static str {
-    match part.is_bucket() {
-        true => "file",
-        false => "memory",
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -193,6 +193,14 @@ impl Part {
         self != Self::CacheStream
     }
 
+    /// Where hosts have JetStream keep it.
+    pub fn default_storage(self) -> &'static str {
+        match self.is_bucket() {
+            true => "file",
+            false => "memory",
+        }
+    }
+
     /// The stream's configuration as hosts create it.
     pub fn stream_config(self, lattice: &LatticeName, storage: &str) -> Value {
         match self {

@@ -10,6 +10,7 @@ use super::{
     connection::INBOX_PREFIX,
     feed,
     layout::{Layout, Part, cache_stream},
+    wadm,
 };
 use crate::domain::LatticeName;
 
@@ -37,12 +38,21 @@ impl Permission {
     }
 }
 
+/// What the gateway may create, and scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Provisions {
+    /// The streams of its lattices.
+    pub lattices: bool,
+    /// Those of wadm.
+    pub wadm: bool,
+}
+
 /// What the gateway's user needs, and nothing else.
 pub fn of_gateway(
     lattices: &[LatticeName],
     layout: Layout,
     domain: Option<&str>,
-    may_provision: bool,
+    provisions: Provisions,
 ) -> Permissions {
     // A server in the domain takes the domain off before it looks at permissions; one at a leaf leaves it there.
     let mut prefixes = vec![api::prefix(None)];
@@ -55,6 +65,21 @@ pub fn of_gateway(
     };
 
     let mut publish = calls("STREAM.NAMES", "lists lattices");
+    if provisions.lattices || provisions.wadm {
+        let call = format!("STREAM.UPDATE.{}", api::REHEARSED);
+        publish.extend(calls(&call, "asks whether a stream could be as it is wanted"));
+    }
+    if provisions.wadm {
+        for stream in wadm::Stream::ALL.map(wadm::Stream::name) {
+            for (call, purpose) in [
+                ("STREAM.INFO", "looks at what wadm has"),
+                ("STREAM.CREATE", "provisions wadm"),
+                ("STREAM.UPDATE", "scales what it finds"),
+            ] {
+                publish.extend(calls(&format!("{call}.{stream}"), purpose));
+            }
+        }
+    }
     for lattice in lattices {
         for part in layout.parts() {
             publish.extend(homes(*part, lattice, domain));
@@ -76,8 +101,9 @@ pub fn of_gateway(
             if *part == Part::Configs {
                 publish.extend(calls(&format!("STREAM.INFO.{stream}"), "looks at the stream"));
             }
-            if may_provision {
+            if provisions.lattices {
                 publish.extend(calls(&format!("STREAM.CREATE.{stream}"), "provisions"));
+                publish.extend(calls(&format!("STREAM.UPDATE.{stream}"), "scales what it finds"));
             }
             publish.extend(calls(
                 &format!("STREAM.MSG.GET.{stream}"),
@@ -200,6 +226,11 @@ fn flow_control(stream: &str) -> [String; 2] {
 mod tests {
     use super::*;
 
+    const LATTICES: Provisions = Provisions {
+        lattices: true,
+        wadm: false,
+    };
+
     fn lattices(names: &[&str]) -> Vec<LatticeName> {
         let names = names.iter().map(|name| LatticeName::parse(name));
         names.collect::<Result<_, _>>().unwrap()
@@ -212,7 +243,12 @@ mod tests {
 
     #[test]
     fn the_gateway_may_do_what_it_does() {
-        let permissions = of_gateway(&lattices(&["prod"]), Layout::CacheStream, None, false);
+        let permissions = of_gateway(
+            &lattices(&["prod"]),
+            Layout::CacheStream,
+            None,
+            Provisions::default(),
+        );
         assert_eq!(
             subjects(&permissions.publish),
             [
@@ -247,15 +283,21 @@ mod tests {
     fn creating_streams_is_permitted_where_asked_for_alone() {
         let create = "$JS.API.STREAM.CREATE.LATTICECACHE_prod";
         for may_provision in [false, true] {
-            let permissions = of_gateway(&lattices(&["prod"]), Layout::CacheStream, None, may_provision);
+            let provisions = Provisions {
+                lattices: may_provision,
+                wadm: !may_provision,
+            };
+            let permissions = of_gateway(&lattices(&["prod"]), Layout::CacheStream, None, provisions);
             assert_eq!(subjects(&permissions.publish).contains(&create), may_provision);
+            let of_wadm = "$JS.API.STREAM.CREATE.wadm_events";
+            assert_eq!(subjects(&permissions.publish).contains(&of_wadm), !may_provision);
         }
     }
 
     #[test]
     fn in_a_domain_each_call_is_permitted_with_and_without_it() {
-        let without = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, None, true);
-        let within = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, Some("hub"), true);
+        let without = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, None, LATTICES);
+        let within = of_gateway(&lattices(&["a", "b"]), Layout::CacheStream, Some("hub"), LATTICES);
         let expected = without.publish.iter().flat_map(|permission| {
             let subject = permission.subject.clone();
             let of_domain = subject
@@ -271,7 +313,7 @@ mod tests {
     fn nothing_is_permitted_or_denied_beyond_the_lattices_named() {
         let lattices = lattices(&["a", "b"]);
         let (gateway, others) = (
-            of_gateway(&lattices, Layout::CacheStream, None, true),
+            of_gateway(&lattices, Layout::CacheStream, None, LATTICES),
             kept_from_others(&lattices),
         );
         for permission in gateway.publish.iter().chain(&others.publish) {
@@ -279,7 +321,12 @@ mod tests {
             let names_one = subject
                 .split(['.', '_'])
                 .any(|token| token == "a" || token == "b");
-            let is_common = ["$JS.API.STREAM.NAMES", "_INBOX_lattice_gateway.>"].contains(&subject);
+            let is_common = [
+                "$JS.API.STREAM.NAMES",
+                "$JS.API.STREAM.UPDATE.lattice-gateway-rehearsal",
+                "_INBOX_lattice_gateway.>",
+            ]
+            .contains(&subject);
             assert!(names_one || is_common, "{subject}");
         }
     }

@@ -18,6 +18,7 @@ use Answer::{Duplicate, NoResponders, Refused, Stored};
 
 const MESSAGE_NOT_FOUND: u64 = 10037;
 const SEQUENCE_NOT_FOUND: u64 = 10043;
+const INVALID_CONFIGURATION: u64 = 10052;
 const OTHER_CONFIGURATION: u64 = 10058;
 const STREAM_NOT_FOUND: u64 = 10059;
 const OTHER_STREAM: u64 = 10060;
@@ -61,6 +62,8 @@ with_one_and_three_replicas! {
     a_publish_that_was_given_up_on_lands_later_but_over_nothing_newer,
     a_retry_of_what_landed_is_told_by_its_id_or_by_its_expectation,
     a_stream_is_accepted_again_as_hosts_create_it_and_not_otherwise,
+    a_stream_is_found_by_a_subject_that_one_of_its_own_overlaps,
+    an_update_of_no_stream_judges_the_configuration_and_makes_nothing,
     a_stream_made_again_begins_at_one_and_knows_no_id,
     an_id_is_known_to_the_whole_stream_and_to_no_other,
     an_id_made_of_the_content_loses_a_value_that_comes_back,
@@ -79,6 +82,52 @@ async fn an_id_is_known_to_the_whole_stream_and_to_no_other(stream: Stream<'_>) 
     let other = Stream::create(stream.servers, "other").await;
     assert_eq!(other.put("a", "id").await, Stored(1));
     other.api("STREAM.DELETE", Value::Null).await;
+}
+
+async fn a_stream_is_found_by_a_subject_that_one_of_its_own_overlaps(stream: Stream<'_>) {
+    let on = async |subject: &str| {
+        let names = stream.servers[0]
+            .api("STREAM.NAMES", json!({"subject": subject}))
+            .await;
+        names["streams"]
+            .as_array()
+            .is_some_and(|names| names.contains(&json!(stream.name())))
+    };
+    let lattice = stream.lattice;
+    for (subject, is_found) in [
+        (format!("lc.{lattice}.claims.M"), true),
+        ("lc.>".to_owned(), true),
+        (format!("*.{lattice}.*.>"), true),
+        (format!("lc.{lattice}"), false),
+        (format!("lc.{lattice}2.>"), false),
+        ("wasmbus.evt.*.>".to_owned(), false),
+    ] {
+        assert_eq!(on(&subject).await, is_found, "{subject}");
+    }
+}
+
+async fn an_update_of_no_stream_judges_the_configuration_and_makes_nothing(stream: Stream<'_>) {
+    let name = format!("rehearsal-of-{}", stream.lattice);
+    let rehearse = async |subject: &str| {
+        let config = json!({"name": name, "subjects": [subject], "retention": "limits", "storage": "memory"});
+        let answer = stream.servers[0]
+            .api(&format!("STREAM.UPDATE.{name}"), config)
+            .await;
+        answer["error"]["err_code"].as_u64()
+    };
+    assert_eq!(rehearse("rehearsed.>").await, Some(STREAM_NOT_FOUND));
+    // Also where another stream takes it, which is told only of a creation.
+    let taken = stream.subject("claims.>");
+    assert_eq!(rehearse(&taken).await, Some(STREAM_NOT_FOUND));
+    let of_many_tenants = match stream.version() {
+        (2, ..11) => STREAM_NOT_FOUND,
+        _ => INVALID_CONFIGURATION,
+    };
+    assert_eq!(rehearse("*.wasmbus.evt.*.>").await, Some(of_many_tenants));
+    let names = stream.servers[0]
+        .api("STREAM.NAMES", json!({"subject": "rehearsed.>"}))
+        .await;
+    assert_eq!(names["total"], 0);
 }
 
 async fn ids_are_compared_byte_by_byte(stream: Stream<'_>) {

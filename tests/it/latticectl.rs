@@ -167,6 +167,71 @@ async fn the_example_lattice_is_applied_once_and_then_stands() {
 }
 
 #[tokio::test]
+async fn provisioning_shows_its_plan_does_it_and_tells_what_is_wrong() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::at(&nats.url()).await;
+    let ctl = Ctl::new(&gateway);
+    let header = "PLAN    STREAM                FIELD  WANT  HAVE  CHANGES\n";
+    let plan = format!(
+        "{header}create  LATTICECACHE_default  -      -     -     -\n1 to create, 0 to update, 0 unchanged, 0 wrong\n"
+    );
+    let dry = ctl.text("lattice provision --dry-run").await;
+    assert_eq!(dry, format!("{plan}dry run: nothing was changed\n"));
+    let done = ctl.text("lattice provision").await;
+    assert_eq!(
+        done,
+        format!("{plan}1 created, 0 updated, 0 unchanged, 0 wrong\n")
+    );
+    assert!(
+        ctl.text("lattice provision")
+            .await
+            .ends_with("0 to create, 0 to update, 1 unchanged, 0 wrong\n")
+    );
+    let refused = ctl.run("lattice provision --storage file").await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        stderr(&refused).contains("ask for the one that it has"),
+        "{}",
+        stderr(&refused)
+    );
+    let bounded = ctl
+        .run("lattice provision other --max-bytes 1024 --replicas 9")
+        .await;
+    assert_eq!(bounded.status.code(), Some(1));
+    assert!(
+        stderr(&bounded).contains("replicas must be 1 to 5"),
+        "{}",
+        stderr(&bounded)
+    );
+
+    nats.create(json!({"name": "wadm_events", "subjects": ["wadm.evt.>"]}))
+        .await;
+    for line in [
+        "wadm provision --max-bytes 1048576",
+        "wadm provision --max-bytes 1048576",
+        "wadm provision --dry-run",
+    ] {
+        let wrong = ctl.run(line).await;
+        assert_eq!(wrong.status.code(), Some(4), "{}", stderr(&wrong));
+        assert_eq!(stderr(&wrong), "");
+        let told = String::from_utf8(wrong.stdout).unwrap();
+        assert!(
+            told.contains("\nwrong: wadm_events: wadm 0.21.1 deletes it when it starts"),
+            "{told}"
+        );
+    }
+    nats.api("STREAM.DELETE.wadm_events", Value::Null).await;
+    let answer = ctl.json("wadm provision").await;
+    let of = |action: &str| {
+        let streams = answer["streams"].as_array().unwrap().iter();
+        streams.filter(|stream| stream["action"] == action).count()
+    };
+    let counts =
+        ["CREATED", "UPDATED", "UNCHANGED", "WRONG"].map(|action| of(&format!("STREAM_ACTION_{action}")));
+    assert_eq!(counts, [1, 0, 7, 0]);
+}
+
+#[tokio::test]
 async fn a_plan_is_shown_and_done_and_done_again_it_is_empty() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;

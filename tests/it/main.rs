@@ -44,6 +44,7 @@ mod oci_reference;
 mod outage;
 mod permissions;
 mod proto_style;
+mod provisioning;
 mod secured;
 mod shutdown;
 mod tenancy;

@@ -12,9 +12,9 @@ use lattice_gateway::proto::{
     Consistency, DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest,
     DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest, GetLinkDefinitionRequest,
     InterfaceLink, Layout, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
-    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference,
-    ProvisionLatticeRequest, PutClaimsRequest, SetOciReferenceRequest, consistency::Requirement,
-    put_claims_request::Source,
+    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference, Placement,
+    ProvisionLatticeRequest, ProvisionWadmRequest, PutClaimsRequest, SetOciReferenceRequest,
+    consistency::Requirement, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -134,6 +134,7 @@ async fn on_one_gateway(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'sta
     };
     let provisioned = gateway.lattices().provision_lattice(bounded(provision)).await;
     provisioned.map_err(|_refused| "provision")?;
+    scale(gateway).await?;
 
     let client = hosts.client().await;
     let mut heard = client.subscribe("wasmbus.>").await.unwrap();
@@ -160,6 +161,21 @@ async fn on_one_gateway(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'sta
     sweep(hosts, gateway).await?;
     follow_again(hosts, gateway).await?;
     notice_changes(hosts, gateway).await
+}
+
+/// Asks for something that JetStream takes of a stream on one server, too.
+async fn scale(gateway: &TestGateway) -> Result<(), &'static str> {
+    let placement = Placement {
+        tags: vec!["any".into()],
+        ..Default::default()
+    };
+    let provision = ProvisionLatticeRequest {
+        lattice: default_lattice(),
+        placement: Some(placement),
+        ..Default::default()
+    };
+    let scaled = gateway.lattices().provision_lattice(bounded(provision)).await;
+    scaled.map_err(|_refused| "scale").map(drop)
 }
 
 async fn write_and_read(gateway: &TestGateway) -> Result<(), &'static str> {
@@ -625,7 +641,7 @@ async fn so_it_does_in_buckets_of_hosts_1_0_to_1_9() {
 
 /// Every line of the gateway's permissions, and the step that fails without it; `None` where all goes on, by another way
 /// or without what only tidies up.
-const NEEDED: [(&str, &str, Option<&str>); 19] = [
+const NEEDED: [(&str, &str, Option<&str>); 21] = [
     ("publish", "$JS.API.STREAM.NAMES", Some("list")),
     ("publish", "lc.default.claims.*", Some("put claims")),
     ("publish", "lc.default.linkdefs.*", Some("put link")),
@@ -654,6 +670,16 @@ const NEEDED: [(&str, &str, Option<&str>); 19] = [
     (
         "publish",
         "$JS.API.STREAM.CREATE.LATTICECACHE_default",
+        Some("provision"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.UPDATE.LATTICECACHE_default",
+        Some("scale"),
+    ),
+    (
+        "publish",
+        "$JS.API.STREAM.UPDATE.lattice-gateway-rehearsal",
         Some("provision"),
     ),
     (
@@ -745,6 +771,65 @@ async fn each_permission_is_needed() {
     });
     // As many at a time as leave each the time that its steps may take.
     checks.buffer_unordered(3).collect::<Vec<()>>().await;
+}
+
+/// A user for each line for wadm, who lacks just that, and one who lacks none.
+#[tokio::test]
+async fn each_permission_for_wadm_is_needed() {
+    let without = lines_of_gateway(&printed(&["--lattice", "default"]));
+    let with = lines_of_gateway(&printed(&["--lattice", "default", "--wadm"]));
+    let of_wadm = with
+        .keys()
+        .filter(|line| !without.contains_key(*line))
+        .collect::<Vec<_>>();
+    assert_eq!(of_wadm.len(), 1 + 3 * 8);
+    let user = |name: &str, lacks: &str| {
+        let allowed = with.keys().filter(|line| *line != lacks).collect::<Vec<_>>();
+        format!(
+            "{{ user: {name}, password: {PASSWORD}, permissions: {{ publish: {{ allow: {allowed:?} }}, subscribe: \
+             {{ allow: [\"_INBOX_lattice_gateway.>\"] }} }} }}\n"
+        )
+    };
+    let lacking = of_wadm.iter().enumerate();
+    let mut users = lacking.map(|(number, lacks)| user(&format!("lacks-{number}"), lacks));
+    let hosts = format!("{{ user: {HOSTS}, password: {PASSWORD} }}\n");
+    let users = users
+        .by_ref()
+        .chain([user(GATEWAY, ""), hosts])
+        .collect::<String>();
+    let nats = Nats::start_for(HOSTS, "", &format!("authorization {{ users: [\n{users}] }}\n")).await;
+
+    let provision = async |user: &str| {
+        for stream in streams_of_wadm(&nats).await {
+            nats.api(&format!("STREAM.DELETE.{stream}"), Value::Null).await;
+        }
+        let gateway = TestGateway::at(&nats.url_for(user)).await;
+        let mut subject = None;
+        for max_bytes in [0, 1 << 20] {
+            let request = ProvisionWadmRequest {
+                max_bytes,
+                ..Default::default()
+            };
+            if let Err(told) = told(gateway.lattices().provision_wadm(request).await) {
+                assert_eq!(told.reason, ErrorReason::BackendForbidden, "{told:?}");
+                subject = Some(told.metadata["subject"].clone());
+                break;
+            }
+        }
+        gateway.running.shut_down().await;
+        subject
+    };
+    assert_eq!(provision(GATEWAY).await, None);
+    assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
+    for (number, lacks) in of_wadm.iter().enumerate() {
+        let refused = provision(&format!("lacks-{number}")).await;
+        assert_eq!(refused.as_ref(), Some(*lacks));
+    }
+}
+
+async fn streams_of_wadm(nats: &Nats) -> Vec<String> {
+    let names = nats.api("STREAM.NAMES", Value::Null).await;
+    serde_json::from_value(names["streams"].clone()).unwrap_or_default()
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ const UNKNOWN: &str = "unknown";
 const CONFIG: &str = "[lattices.granted]\ntrusted_issuers = [\"*\"]\n";
 
 /// The verb that each RPC needs; none for those that are about no one lattice.
-const VERBS: [(&str, Option<&str>); 28] = [
+const VERBS: [(&str, Option<&str>); 29] = [
     ("ClaimsService/PutClaims", Some("claims:write")),
     ("ClaimsService/GetClaims", Some("read")),
     ("ClaimsService/ListClaims", Some("read")),
@@ -54,8 +54,12 @@ const VERBS: [(&str, Option<&str>); 28] = [
     ("LatticeService/GetLattice", Some("read")),
     ("LatticeService/ProvisionLattice", Some("provision")),
     ("LatticeService/MigrateLattice", Some("provision")),
+    (OF_EVERY_LATTICE, None),
     ("LatticeService/GetServerInfo", None),
 ];
+
+/// Is about what all lattices share, and needs the verb `provision` on each: none of these callers has it.
+const OF_EVERY_LATTICE: &str = "LatticeService/ProvisionWadm";
 
 #[test]
 fn every_rpc_has_a_row() {
@@ -232,6 +236,14 @@ async fn the_tenant_matrix_of(layout: Layout) {
             for (what, name) in NAMES {
                 let answer = gateway.call(method, api::valid_request(method, name)).await;
                 let case = format!("{method}, {what}, {caller}");
+                if method == OF_EVERY_LATTICE {
+                    let reason = match caller {
+                        "nobody" => ErrorReason::CredentialsMissing,
+                        _ => ErrorReason::LatticeNotGranted,
+                    };
+                    assert_refused(answer.unwrap_err().into(), reason, "*", "provision", &case);
+                    continue;
+                }
                 let Some(verb) = verb else {
                     // About no one lattice: who is known is answered, with no name that is not granted.
                     assert_eq!(answer.is_ok(), caller != "nobody", "{case}: {answer:?}");

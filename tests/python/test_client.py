@@ -74,8 +74,6 @@ from lattice.control.v1.lattice_service_pb2 import (
     LAYOUT_CACHE_STREAM,
     LAYOUT_COMPONENT,
     LAYOUT_KV,
-    STORAGE_FILE,
-    STORAGE_MEMORY,
     GetLatticeRequest,
     GetServerInfoRequest,
     ListLatticesRequest,
@@ -94,6 +92,13 @@ from lattice.control.v1.oci_reference_service_pb2 import (
     ListOciReferencesRequest,
     SetOciReferenceRequest,
     SetOciReferenceResponse,
+)
+from lattice.control.v1.provisioning_pb2 import (
+    STORAGE_FILE,
+    STORAGE_MEMORY,
+    STREAM_ACTION_CREATED,
+    STREAM_ACTION_UNCHANGED,
+    ProvisionWadmRequest,
 )
 from lattice.control.v1.watch_service_pb2 import ENTRY_KIND_LINK_DEFINITION, WatchRequest
 
@@ -863,6 +868,12 @@ class LatticeService(ClientTest):
             self.assertEqual((shown.layout, shown.stream), (layout, f"KV_LATTICEDATA_{name}"))
             self.assertEqual(shown.durability.storage, STORAGE_FILE)
             self.assertEqual(shown.HasField("settle"), layout == LAYOUT_COMPONENT)
+
+    def test_the_streams_of_wadm_are_provisioned_once(self) -> None:
+        for action in [STREAM_ACTION_CREATED, STREAM_ACTION_UNCHANGED]:
+            answer = self.lattices.ProvisionWadm(ProvisionWadmRequest())
+            self.assertEqual({plan.action for plan in answer.streams}, {action})
+        self.assertIn("wadm_event_consumer", {plan.stream for plan in answer.streams})
 
     def test_a_lattice_counts_its_entries(self) -> None:
         self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0]))

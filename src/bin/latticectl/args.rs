@@ -18,7 +18,7 @@ use crate::{
     access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
     diff::DiffArguments, export::ExportArguments, gateway::Intent, import::ImportArguments,
     interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
-    migrate::MigrateArguments, reference::ReferenceCommand, watch::WatchArguments,
+    migrate::MigrateArguments, reference::ReferenceCommand, wadm::WadmCommand, watch::WatchArguments,
 };
 
 const EXIT_CODES: &str = "\
@@ -27,7 +27,7 @@ Exit codes:
   1    refused by the gateway, no secure connection to it, or the answer could not be written
   2    wrong usage, or a file that cannot be used
   3    not found
-  4    conflict: the entry is not as required, or something else was written meanwhile
+  4    conflict: the entry or stream is not as required, or something else was written meanwhile
   5    unavailable; nothing was applied
   6    the outcome is unknown; the message tells how to resume
   7    `diff`: the two differ; `apply --dry-run --exit-code`: there would be changes
@@ -61,6 +61,7 @@ impl Cli {
             | Command::Apply(_)
             | Command::Diff(_)
             | Command::Watch(_)
+            | Command::Wadm(_)
             | Command::Info
             | Command::Completions { .. } => None,
         };
@@ -166,6 +167,10 @@ pub(crate) enum Command {
     /// Lattices: which there are and how they are kept
     #[command(subcommand)]
     Lattice(LatticeCommand),
+
+    /// wadm: the streams that it needs in NATS
+    #[command(subcommand)]
+    Wadm(WadmCommand),
 
     /// Shows what the gateway is: version, limits, layouts
     Info,

@@ -448,9 +448,7 @@ fn hint(reason: ErrorReason) -> Option<&'static str> {
             "the write may have stood for a while and does not now; get the entry, then decide"
         }
         ErrorReason::NotProvisioned => "run: latticectl lattice provision {lattice}",
-        ErrorReason::StreamConfigDrift | ErrorReason::LayoutUnsupported => {
-            "`latticectl lattice show {lattice}` shows how the lattice is kept"
-        }
+        ErrorReason::LayoutUnsupported => "`latticectl lattice show {lattice}` shows how the lattice is kept",
         ErrorReason::LayoutAmbiguous => "set {setting} in the gateway's configuration",
         ErrorReason::JetstreamDisabled => "enable JetStream for the gateway's NATS account",
         ErrorReason::BackendForbidden => "allow the gateway's NATS user to use {subject}",
@@ -477,6 +475,7 @@ fn hint(reason: ErrorReason) -> Option<&'static str> {
         | ErrorReason::EntryNotFound
         | ErrorReason::OutcomeUnknown
         | ErrorReason::QuotaExceeded
+        | ErrorReason::StreamConfigDrift
         | ErrorReason::Unspecified => return None,
     })
 }

@@ -4,8 +4,7 @@ use clap::{Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use lattice_gateway::proto::{
     DeafWatch, Drift, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest,
     GetServerInfoResponse, Lattice, Layout, Limits, ListLatticesRequest, ListLatticesResponse,
-    MalformedEntry, MigrationDifference, ProvisionLatticeRequest, ProvisionLatticeResponse, Storage,
-    UndoneEdit, WriteAtRisk,
+    MalformedEntry, MigrationDifference, ProvisionLatticeRequest, Storage, UndoneEdit, WriteAtRisk,
 };
 
 use crate::{
@@ -15,8 +14,9 @@ use crate::{
     gateway::Effect,
     output::{render, revision, timestamp},
     page::{self, Page},
+    provisioning::{self, StreamOptions},
     retry::Attempt,
-    table::{self, printable},
+    table,
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,7 +34,7 @@ pub(crate) enum LatticeCommand {
         name: Option<String>,
     },
 
-    /// Creates the stream or buckets of a lattice as its hosts would; those that exist stay as they are
+    /// Creates the stream or buckets of a lattice as its hosts would; of those that exist only what is asked for is changed
     Provision(Provision),
 }
 
@@ -48,13 +48,8 @@ pub(crate) struct Provision {
     #[arg(long, value_enum, default_value_t = LayoutArgument::CacheStream)]
     layout: LayoutArgument,
 
-    /// Where to keep it [default: as hosts do, in memory for cache-stream and on disk for the others]
-    #[arg(long, value_enum)]
-    storage: Option<StorageArgument>,
-
-    /// Make every check and create nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    streams: StreamOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,14 +60,6 @@ enum LayoutArgument {
     Kv,
     /// wasmCloud 1.0 to 1.9
     Component,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum StorageArgument {
-    /// In memory
-    Memory,
-    /// On disk; hosts before 0.58.2 then keep a private cache, so choose it only without them
-    File,
 }
 
 impl LatticeCommand {
@@ -145,61 +132,34 @@ async fn show(context: &Context<'_>) -> Result<String, CommandError> {
 }
 
 async fn provision(context: &Context<'_>, arguments: &Provision) -> Result<String, CommandError> {
-    let request = arguments.request(context.lattice);
-    let effect = if arguments.dry_run {
-        Effect::Nothing
-    } else {
-        Effect::Repeatable
-    };
     let client = context.gateway.lattices();
-    let send = async |attempt: Attempt| {
-        let request = attempt.request(request.clone());
-        client.clone().provision_lattice(request).await
+    let call = async |effect: Effect<'_>, validate_only: bool| {
+        let send = async |attempt: Attempt| {
+            let request = attempt.request(arguments.request(context.lattice, validate_only));
+            client.clone().provision_lattice(request).await
+        };
+        context.gateway.call(effect, send).await
     };
-    let response = context.gateway.call(effect, send).await?;
-    render(context.format, &response, |response| {
-        provisioned(response, &request)
-    })
+    provisioning::run(context, arguments.streams.dry_run, call).await
 }
 
 impl Provision {
-    fn request(&self, lattice: &str) -> ProvisionLatticeRequest {
+    fn request(&self, lattice: &str, validate_only: bool) -> ProvisionLatticeRequest {
         let layout = match self.layout {
             LayoutArgument::CacheStream => Layout::CacheStream,
             LayoutArgument::Kv => Layout::Kv,
             LayoutArgument::Component => Layout::Component,
         };
-        let storage = match self.storage {
-            None => Storage::Unspecified,
-            Some(StorageArgument::Memory) => Storage::Memory,
-            Some(StorageArgument::File) => Storage::File,
-        };
         ProvisionLatticeRequest {
             lattice: lattice.to_owned(),
             layout: layout.into(),
-            storage: storage.into(),
-            validate_only: self.dry_run,
+            storage: self.streams.storage().into(),
+            replicas: self.streams.replicas(),
+            placement: self.streams.placement(),
+            max_bytes: self.streams.max_bytes(),
+            validate_only,
         }
     }
-}
-
-/// Tells what became of provisioning, in one line.
-fn provisioned(response: &ProvisionLatticeResponse, request: &ProvisionLatticeRequest) -> String {
-    let (word, remark) = match (response.created, request.validate_only) {
-        (true, true) => ("valid", "nothing created".to_owned()),
-        (true, false) => ("created", stream(response.lattice.as_ref())),
-        (false, _) => ("unchanged", stream(response.lattice.as_ref())),
-    };
-    format!(
-        "{word}  lattice {}  ({})\n",
-        printable(&request.lattice),
-        printable(&remark)
-    )
-}
-
-fn stream(lattice: Option<&Lattice>) -> String {
-    let stream = lattice.map_or("not told", |lattice| lattice.stream.as_str());
-    format!("stream {stream}")
 }
 
 pub(crate) async fn info(context: &Context<'_>) -> Result<String, CommandError> {
@@ -384,38 +344,6 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    fn provisioning(created: bool, validate_only: bool) -> String {
-        let response = ProvisionLatticeResponse {
-            lattice: Some(Lattice {
-                stream: "LATTICECACHE_blue".to_owned(),
-                ..Lattice::default()
-            }),
-            created,
-        };
-        let request = ProvisionLatticeRequest {
-            lattice: "blue".to_owned(),
-            validate_only,
-            ..ProvisionLatticeRequest::default()
-        };
-        provisioned(&response, &request)
-    }
-
-    #[test]
-    fn provisioning_is_told_in_one_line() {
-        assert_eq!(
-            provisioning(true, false),
-            "created  lattice blue  (stream LATTICECACHE_blue)\n"
-        );
-        assert_eq!(
-            provisioning(false, false),
-            "unchanged  lattice blue  (stream LATTICECACHE_blue)\n"
-        );
-        assert_eq!(
-            provisioning(true, true),
-            "valid  lattice blue  (nothing created)\n"
-        );
-    }
-
     #[test]
     fn a_lattice_is_provisioned_as_hosts_would_unless_told_otherwise() {
         for (line, layout, storage) in [
@@ -433,7 +361,7 @@ mod tests {
             let Command::Lattice(LatticeCommand::Provision(provision)) = command else {
                 panic!("{line}");
             };
-            let request = provision.request("blue");
+            let request = provision.request("blue", false);
             assert_eq!((request.layout(), request.storage()), (layout, storage), "{line}");
         }
     }

@@ -23,12 +23,14 @@ mod migrate;
 mod output;
 mod page;
 mod picture;
+mod provisioning;
 mod reference;
 mod retry;
 mod table;
 mod tls;
 mod token;
 mod values;
+mod wadm;
 mod watch;
 
 #[cfg(test)]
@@ -105,6 +107,7 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Migrate(arguments) => migrate::run(context, arguments).await,
         Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
+        Command::Wadm(command) => wadm::run(context, command).await,
         Command::Info => lattice::info(context).await,
         Command::Completions { shell } => Ok(completions(*shell)),
     }

@@ -26,9 +26,14 @@ pub fn subject_prefix(bucket: &str, lattice: &LatticeName) -> String {
 /// The stream's configuration as hosts create it (wasmCloud OTP 0.60 to 0.63, `client.ex`; the same by async-nats in hosts
 /// 0.78 to 1.9).
 pub fn stream_config(bucket: &str, lattice: &LatticeName, storage: &str) -> Value {
+    config_of(&format!("{bucket}{lattice}"), storage)
+}
+
+/// The configuration of the stream behind a bucket with a history of one, as async-nats creates it too.
+pub fn config_of(bucket: &str, storage: &str) -> Value {
     json!({
-        "name": stream_name(bucket, lattice),
-        "subjects": [format!("{}>", subject_prefix(bucket, lattice))],
+        "name": format!("KV_{bucket}"),
+        "subjects": [format!("$KV.{bucket}.>")],
         "retention": "limits",
         "max_consumers": -1,
         "max_msgs_per_subject": 1,

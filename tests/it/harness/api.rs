@@ -7,8 +7,8 @@ use lattice_gateway::proto::{
     GetLinkDefinitionRequest, GetOciReferenceRequest, GetServerInfoRequest, ListClaimsRequest,
     ListConfigsRequest, ListInterfaceLinksRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
     ListOciReferencesRequest, MigrateLatticeRequest, OciReference, PACKAGE, ProvisionLatticeRequest,
-    PutClaimsRequest, SetOciReferenceRequest, WatchRequest, WriteResult, apply_request::Operation,
-    apply_response::Outcome, put_claims_request::Source,
+    ProvisionWadmRequest, PutClaimsRequest, SetOciReferenceRequest, WatchRequest, WriteResult,
+    apply_request::Operation, apply_response::Outcome, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
@@ -233,6 +233,7 @@ fn lattice_request(method: &str, lattice: String) -> Vec<u8> {
             ..MigrateLatticeRequest::default()
         }
         .encode_to_vec(),
+        "LatticeService/ProvisionWadm" => ProvisionWadmRequest::default().encode_to_vec(),
         "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
         other => panic!("{other} has no request here"),
     }
