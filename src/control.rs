@@ -4,6 +4,7 @@
 //! write protocol: [`intent`] names what is asked, [`decide`] says what is next, [`mutate`] does it.
 
 pub mod decide;
+pub mod diagnose;
 pub mod effects;
 pub mod error;
 pub mod intent;

@@ -16,6 +16,7 @@ mod addresses;
 mod change;
 mod claims;
 mod config;
+mod diagnose;
 mod interface_link;
 mod lattice;
 mod link_definition;

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod changes;
 pub mod connection;
+pub mod consumers;
 pub mod drift;
 pub mod evidence;
 pub mod feed;

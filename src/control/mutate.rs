@@ -703,16 +703,10 @@ pub(super) fn unmet(mutation: &Mutation) -> Result<Option<Refusal>, ControlError
             let Entry::InterfaceLink(link) = &**entry else {
                 return Ok(None);
             };
-            // Of a secret reference hosts look only whether it is there (wasmCloud 1.9.2).
-            let is_missing = |contents: &Contents, name: &str| {
-                let view = contents.view(&EntryKey::Config(name.into()), [0; 8]);
-                let is_there = name.starts_with("SECRET") && view.squatter.is_some();
-                view.standing().is_none() && !is_there
-            };
             let mut missing = match configs {
                 None => link.configs().map(Into::into).collect::<Vec<Box<str>>>(),
                 Some(configs) => configs.look(|contents| {
-                    let missing = link.configs().filter(|name| is_missing(contents, name));
+                    let missing = link.configs().filter(|name| lacks_config(contents, name));
                     missing.map(Into::into).collect()
                 })?,
             };
@@ -725,6 +719,14 @@ pub(super) fn unmet(mutation: &Mutation) -> Result<Option<Refusal>, ControlError
         }
         (Condition::None | Condition::ConfigsExist(_) | Condition::ConfigUnused(_), _, _) => Ok(None),
     }
+}
+
+/// Whether hosts find no config of this name that they can use. Of a secret reference they look only whether it is there
+/// (wasmCloud 1.9.2).
+pub(super) fn lacks_config(configs: &Contents, name: &str) -> bool {
+    let view = configs.view(&EntryKey::Config(name.into()), [0; 8]);
+    let is_there = name.starts_with("SECRET") && view.squatter.is_some();
+    view.standing().is_none() && !is_there
 }
 
 /// Records what became of a mutation.

@@ -28,6 +28,7 @@ use crate::{
         nkey::Nkey,
     },
     store::{
+        consumers::HOST_WATCH,
         drift::Drift,
         layout::{Part, kv},
         mirror::{Contents, Malformed, Standing, View},
@@ -790,32 +791,15 @@ async fn deaf_watches(lattice: &Lattice, deadline: Deadline) -> Result<Vec<DeafW
     let consumers = consumers
         .ok_or(ControlError::ReadTimedOut)?
         .map_err(|error| ControlError::of_api(error, lattice.name.as_str()))?;
-    let text = |consumer: &serde_json::Value, path: &str| {
-        consumer
-            .pointer(path)
-            .and_then(|value| value.as_str())
-            .map(str::to_owned)
-    };
-    let watches = consumers
-        .iter()
-        .filter(|consumer| text(consumer, "/config/description").as_deref() == Some(HOST_WATCH));
-    Ok(watches
-        .filter_map(|watch| {
-            let is_bound = watch.get("push_bound").and_then(serde_json::Value::as_bool) == Some(true);
-            let pending = watch
-                .get("num_pending")
-                .and_then(serde_json::Value::as_u64)
-                .unwrap_or(0);
-            (!is_bound || pending > 0).then(|| DeafWatch {
-                consumer: text(watch, "/name").unwrap_or_default(),
-                pending,
-            })
+    Ok(consumers
+        .into_iter()
+        .filter(|consumer| consumer.description == HOST_WATCH && (!consumer.is_bound || consumer.pending > 0))
+        .map(|consumer| DeafWatch {
+            consumer: consumer.name,
+            pending: consumer.pending,
         })
         .collect())
 }
-
-/// How hosts of wasmCloud 1.x describe the consumer by which they follow a bucket.
-const HOST_WATCH: &str = "kv watch consumer";
 
 /// A mutation before it is recognised.
 struct Asked<'a> {

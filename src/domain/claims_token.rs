@@ -91,6 +91,14 @@ impl TrustedIssuers {
         }
     }
 
+    /// Whether claims that are stored with this issuer are of an account that is trusted.
+    pub fn trust(&self, issuer: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(accounts) => accounts.iter().any(|account| account.as_str() == issuer),
+        }
+    }
+
     fn includes(&self, issuer: &Nkey) -> bool {
         match self {
             Self::Any => true,

@@ -21,10 +21,11 @@ use crate::{
     },
     domain::{Invalid, Kind, LatticeName, Violations},
     proto::{
-        self, Durability, GetLatticeRequest, GetLatticeResponse, GetServerInfoRequest, GetServerInfoResponse,
-        LatticeSummary, ListLatticesRequest, ListLatticesResponse, MalformedEntry, MigrateLatticeRequest,
-        MigrateLatticeResponse, ProvisionLatticeRequest, ProvisionLatticeResponse, ProvisionWadmRequest,
-        ProvisionWadmResponse, lattice_service_server::LatticeService,
+        self, DiagnoseLatticeRequest, DiagnoseLatticeResponse, Durability, GetLatticeRequest,
+        GetLatticeResponse, GetServerInfoRequest, GetServerInfoResponse, LatticeSummary, ListLatticesRequest,
+        ListLatticesResponse, MalformedEntry, MigrateLatticeRequest, MigrateLatticeResponse,
+        ProvisionLatticeRequest, ProvisionLatticeResponse, ProvisionWadmRequest, ProvisionWadmResponse,
+        lattice_service_server::LatticeService,
     },
     store::{drift::Drift, provisioning::Step},
 };
@@ -81,6 +82,17 @@ impl LatticeService for Gateway {
     ) -> Result<Response<ProvisionWadmResponse>, Status> {
         let call = Call::of(&request);
         self.provision_wadm_as_asked(&call, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn diagnose_lattice(
+        &self,
+        request: Request<DiagnoseLatticeRequest>,
+    ) -> Result<Response<DiagnoseLatticeResponse>, Status> {
+        let call = Call::of(&request);
+        self.diagnose_lattice_of(&call, &request.into_inner())
             .await
             .map(Response::new)
             .map_err(|failure| failure.into_status(&call))

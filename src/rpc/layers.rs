@@ -436,7 +436,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
-    const METHODS: [&str; 29] = [
+    const METHODS: [&str; 30] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
         "/lattice.control.v1.ClaimsService/ListClaims",
@@ -465,6 +465,7 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.LatticeService/ProvisionLattice",
         "/lattice.control.v1.LatticeService/MigrateLattice",
         "/lattice.control.v1.LatticeService/ProvisionWadm",
+        "/lattice.control.v1.LatticeService/DiagnoseLattice",
         "/lattice.control.v1.LatticeService/GetServerInfo",
     ];
     let known = METHODS.into_iter().find(|method| *method == path);

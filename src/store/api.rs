@@ -16,7 +16,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::connection::{Connection, RequestFailed};
+use super::{
+    connection::{Connection, RequestFailed},
+    consumers::Consumer,
+};
 use crate::domain::{Epoch, Revision};
 
 /// How long one API call may take.
@@ -61,6 +64,8 @@ pub mod code {
     pub const RECONFIGURATION_IN_PROGRESS: u16 = 10226;
     /// The account takes only streams with less `max_bytes`.
     pub const MAX_BYTES_EXCEEDED: u16 = 10122;
+    /// A request with a member that the server does not know, where it is strict.
+    pub const INVALID_JSON: u16 = 10025;
 }
 
 /// Why an API call has no result.
@@ -223,6 +228,17 @@ impl JetStream {
         format!("{}.{call}", self.prefix)
     }
 
+    /// The API of another domain, over the same connection.
+    #[must_use]
+    pub fn in_domain(&self, domain: Option<&str>) -> Self {
+        Self::new(self.connection.clone(), domain)
+    }
+
+    /// The domain, where one is named.
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+
     /// The connection that the calls go over.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -231,6 +247,23 @@ impl JetStream {
     /// Describes a stream.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), None).await
+    }
+
+    /// Whether JetStream refuses requests with members that it does not know, as servers since 2.12 do unless they are
+    /// told otherwise (`jetstream { strict: false }`). Found out by a question with such a member, which changes nothing.
+    pub async fn is_strict(&self, stream: &str) -> Result<bool, ApiError> {
+        let request = json!({"is_this_refused": true});
+        let answer = self
+            .call::<StreamInfo>(&format!("STREAM.INFO.{stream}"), Some(request))
+            .await;
+        match answer {
+            Ok(_) => Ok(false),
+            Err(ApiError::Refused {
+                err_code: code::INVALID_JSON,
+                ..
+            }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lists the subjects that a stream holds messages on, and the last sequence for which the list holds. `None` where
@@ -271,9 +304,12 @@ impl JetStream {
     }
 
     /// Describes the consumers of a stream.
-    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
+    pub async fn consumers(&self, stream: &str) -> Result<Vec<Consumer>, ApiError> {
         let call = format!("CONSUMER.LIST.{stream}");
-        self.pages(&call, |offset| json!({"offset": offset})).await
+        let told = self
+            .pages::<Value>(&call, |offset| json!({"offset": offset}))
+            .await?;
+        Ok(told.iter().map(Consumer::read).collect())
     }
 
     /// Everything that a call lists, page by page.

@@ -6,6 +6,7 @@
 
 use std::{
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,12 +15,17 @@ use std::{
 };
 
 use async_nats::{
-    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, ServerError, Subscriber,
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, ServerError, StatusCode,
+    Subscriber,
 };
 use bytes::Bytes;
+use futures_util::StreamExt;
 use nkeys::KeyPair;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
@@ -170,6 +176,7 @@ pub struct Connection {
     /// The connect whose server was found new enough.
     judged: Arc<AtomicU64>,
     requests: Arc<Requests>,
+    violations: Arc<Mutex<Vec<(Instant, String)>>>,
     _giving_up: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -200,6 +207,7 @@ impl Connection {
             state,
             judged: Arc::default(),
             requests,
+            violations,
             _giving_up: Arc::new(AbortOnDropHandle::new(tokio::spawn(giving_up))),
         })
     }
@@ -303,6 +311,51 @@ impl Connection {
             .await
     }
 
+    /// Asks whoever listens, and gathers what they answer within `window`, at most `max` answers. At once nothing where
+    /// nobody listens.
+    pub async fn gather(
+        &self,
+        subject: &str,
+        window: Duration,
+        max: usize,
+    ) -> Result<Vec<Message>, RequestFailed> {
+        if self.status() != Status::Connected {
+            return Err(RequestFailed::NotConnected);
+        }
+        let since = self.state.borrow().moment();
+        let inbox = self.client.new_inbox();
+        let mut answers = self.subscribe(inbox.clone()).await?;
+        let asked = self
+            .client
+            .publish_with_reply(subject.to_owned(), inbox, Bytes::new());
+        asked.await.map_err(|_closed| RequestFailed::NotConnected)?;
+        let mut state = self.state.clone();
+        let mut gathered = Vec::new();
+        let end = sleep(window);
+        let mut end = pin!(end);
+        while gathered.len() < max {
+            tokio::select! {
+                answer = answers.next() => match answer {
+                    Some(answer) if answer.status == Some(StatusCode::NO_RESPONDERS) => break,
+                    Some(answer) => gathered.push(answer),
+                    None => return Err(RequestFailed::Unknown),
+                },
+                // An error means that the client is gone for good.
+                changed = state.changed() => {
+                    let now = state.borrow_and_update().moment();
+                    if changed.is_err() || now.losses > since.losses {
+                        return Err(RequestFailed::Unknown);
+                    }
+                    if now.violations > since.violations && is_refused(&self.violations.lock(), subject) {
+                        return Err(RequestFailed::Forbidden);
+                    }
+                }
+                () = &mut end => break,
+            }
+        }
+        Ok(gathered)
+    }
+
     /// Publishes without an answer; for what may get lost.
     pub async fn notify(&self, subject: String, payload: Bytes) {
         if let Err(error) = self.client.publish(subject, payload).await {
@@ -351,11 +404,14 @@ async fn give_up_for_ever(
 ) {
     while state.changed().await.is_ok() {
         let now = state.borrow_and_update().moment();
-        requests.give_up(now, |subject| {
-            let quoted = format!("\"{subject}\"");
-            violations.lock().iter().any(|(_, text)| text.contains(&quoted))
-        });
+        requests.give_up(now, |subject| is_refused(&violations.lock(), subject));
     }
+}
+
+/// Whether NATS has refused the gateway's user on the subject lately.
+fn is_refused(violations: &[(Instant, String)], subject: &str) -> bool {
+    let quoted = format!("\"{subject}\"");
+    violations.iter().any(|(_, text)| text.contains(&quoted))
 }
 
 #[derive(Clone)]

@@ -33,6 +33,9 @@ use crate::domain::{LatticeName, Revision};
 /// this and one round trip.
 pub const INSPECTION_INTERVAL: Duration = Duration::from_millis(2_500);
 
+/// How gateways describe the consumer by which they follow a stream.
+pub const DESCRIPTION: &str = "mirror of a lattice gateway";
+
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 const CONSUMER_KEPT_FOR: Duration = Duration::from_secs(30);
@@ -281,7 +284,7 @@ impl Worker {
     fn consumer_config(&self, name: &str, inbox: &str) -> serde_json::Value {
         json!({
             "name": name,
-            "description": "mirror of a lattice gateway",
+            "description": DESCRIPTION,
             "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
             "ack_policy": "none",
@@ -644,7 +647,6 @@ pub fn rival(lattice: &LatticeName, part: Part) -> Option<String> {
     }
 }
 
-/// Where hosts keep it.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -10,6 +10,7 @@ pub mod component;
 pub mod effects;
 pub mod events;
 mod first_wins;
+pub mod hosts;
 pub mod kv;
 mod members;
 

@@ -311,6 +311,26 @@ pub struct Stale {
     pub is_home: bool,
 }
 
+/// An entry that several messages say something of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crowd {
+    /// The entry.
+    pub key: Arc<EntryKey>,
+    /// The messages, the newest first: what it says is what the entry is.
+    pub copies: Vec<Copied>,
+}
+
+/// One message of several that say something of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Its subject behind the lattice's prefix.
+    pub tokens: Arc<str>,
+    /// Its sequence.
+    pub sequence: u64,
+    /// Whether it says that the entry is absent.
+    pub is_gone: bool,
+}
+
 /// What a stream's leader told of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Told {
@@ -864,6 +884,34 @@ impl Contents {
                         is_home: carrier.is_home,
                     })
             })
+    }
+
+    /// The entries that several messages say something of.
+    pub fn crowds(&self) -> impl Iterator<Item = Crowd> {
+        self.crowded.iter().filter_map(|key| {
+            let carriers = self.entries.get(key)?.carriers.iter();
+            let copy = |carrier: &Carrier| Copied {
+                tokens: Arc::clone(&carrier.tokens),
+                sequence: carrier.sequence,
+                is_gone: carrier.state.is_gone(),
+            };
+            let mut copies = carriers.map(copy).collect::<Vec<_>>();
+            copies.sort_by_key(|copy| std::cmp::Reverse(copy.sequence));
+            let key = Arc::clone(key);
+            Some(Crowd { key, copies })
+        })
+    }
+
+    /// What is held on subjects that begin so, behind the lattice's prefix: the subject and the sequence, by sequence.
+    pub fn held_under(&self, prefix: &str) -> Vec<(&str, u64)> {
+        let held = self
+            .held
+            .iter()
+            .filter(|(tokens, _)| tokens.starts_with(prefix))
+            .map(|(tokens, held)| (&**tokens, held.sequence));
+        let mut held = held.collect::<Vec<_>>();
+        held.sort_by_key(|(_, sequence)| *sequence);
+        held
     }
 
     /// Whether some entry has more than one carrier.

@@ -9,7 +9,7 @@ use super::{
     api,
     connection::INBOX_PREFIX,
     feed,
-    layout::{Layout, Part, cache_stream},
+    layout::{Layout, Part, cache_stream, hosts},
     wadm,
 };
 use crate::domain::LatticeName;
@@ -89,6 +89,10 @@ pub fn of_gateway(
             told.into_iter()
                 .map(|subject| Permission::new(subject, "tells of writes")),
         );
+        publish.push(Permission::new(
+            hosts::ping_subject(layout, lattice),
+            "asks which hosts are there",
+        ));
         for part in Part::EXISTENCE {
             let stream = part.stream_name(lattice);
             publish.extend(calls(
@@ -115,12 +119,10 @@ pub fn of_gateway(
                     "removes superseded copies of links",
                 ));
             }
-            if *part == Part::Component {
-                publish.extend(calls(
-                    &format!("CONSUMER.LIST.{stream}"),
-                    "looks for hosts gone deaf",
-                ));
-            }
+            publish.extend(calls(
+                &format!("CONSUMER.LIST.{stream}"),
+                "looks for hosts gone deaf",
+            ));
             publish.extend(calls(
                 &format!("CONSUMER.CREATE.{stream}.*"),
                 "follows the stream",
@@ -259,10 +261,12 @@ mod tests {
                 "wasmbus.rpc.prod.*.*.linkdefs.put",
                 "wasmbus.rpc.prod.*.*.linkdefs.del",
                 "wasmbus.evt.prod",
+                "wasmbus.ctl.prod.ping.hosts",
                 "$JS.API.STREAM.INFO.LATTICECACHE_prod",
                 "$JS.API.STREAM.INFO.KV_LATTICEDATA_prod",
                 "$JS.API.STREAM.MSG.GET.LATTICECACHE_prod",
                 "$JS.API.STREAM.MSG.DELETE.LATTICECACHE_prod",
+                "$JS.API.CONSUMER.LIST.LATTICECACHE_prod",
                 "$JS.API.CONSUMER.CREATE.LATTICECACHE_prod.*",
                 "$JS.API.CONSUMER.DELETE.LATTICECACHE_prod.*",
                 "$JS.FC.LATTICECACHE_prod.>",

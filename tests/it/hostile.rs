@@ -1203,7 +1203,7 @@ async fn what_is_no_call_of_the_api_is_refused() {
     let gateway = TestGateway::dev(&nats).await;
     for method in [
         "WatchService/Follow",
-        "LatticeService/DiagnoseLattice",
+        "LatticeService/TreatLattice",
         "LinkDefinitionService/",
         "linkdefinitionservice/putlinkdefinition",
         "X/Y",

@@ -10,11 +10,11 @@ use std::{
 use futures_util::{StreamExt, stream};
 use lattice_gateway::proto::{
     Consistency, DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest,
-    DeleteLinkDefinitionRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest, GetLinkDefinitionRequest,
-    InterfaceLink, Layout, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
-    ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest, OciReference, Placement,
-    ProvisionLatticeRequest, ProvisionWadmRequest, PutClaimsRequest, SetOciReferenceRequest,
-    consistency::Requirement, put_claims_request::Source,
+    DeleteLinkDefinitionRequest, DiagnoseLatticeRequest, ErrorReason, GetClaimsRequest, GetLatticeRequest,
+    GetLinkDefinitionRequest, InterfaceLink, Layout, ListClaimsRequest, ListConfigsRequest,
+    ListInterfaceLinksRequest, ListLatticesRequest, ListLinkDefinitionsRequest, ListOciReferencesRequest,
+    OciReference, Placement, ProvisionLatticeRequest, ProvisionWadmRequest, PutClaimsRequest,
+    SetOciReferenceRequest, consistency::Requirement, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -158,6 +158,7 @@ async fn on_one_gateway(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'sta
             return Err(step);
         }
     }
+    diagnose(gateway).await?;
     sweep(hosts, gateway).await?;
     follow_again(hosts, gateway).await?;
     notice_changes(hosts, gateway).await
@@ -233,6 +234,17 @@ async fn write_and_read(gateway: &TestGateway) -> Result<(), &'static str> {
     };
     let delete = gateway.links().delete_link_definition(bounded(delete)).await;
     delete.map_err(|_refused| "delete link").map(drop)
+}
+
+/// Every check is made.
+async fn diagnose(gateway: &TestGateway) -> Result<(), &'static str> {
+    let diagnose = DiagnoseLatticeRequest {
+        lattice: default_lattice(),
+        ..Default::default()
+    };
+    let answer = gateway.lattices().diagnose_lattice(bounded(diagnose)).await;
+    let skipped = answer.map_err(|_refused| "diagnose")?.into_inner().skipped;
+    skipped.is_empty().then_some(()).ok_or("diagnose")
 }
 
 /// A host's link, which the gateway outbids and removes.
@@ -383,6 +395,13 @@ fn without(text: &str, part: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// What is needed at a leaf: the calls with the domain, and the question whether the leaf has such a stream of its own.
+fn beside(printed: &str) -> String {
+    let is_needed = |line: &&str| !line.contains("\"$JS.API") || line.contains("STREAM.INFO");
+    let lines = printed.lines().filter(is_needed);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[tokio::test]
 async fn so_it_does_in_a_domain_and_through_a_leaf_of_it() {
     let printed = printed(&["--lattice", "default", "--provision", "--domain", "hub"]);
@@ -393,7 +412,7 @@ async fn so_it_does_in_a_domain_and_through_a_leaf_of_it() {
     assert_eq!(everything(&nats, &nats, domain).await, Ok(()));
     assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
 
-    let beside = with_passwords(&without(&printed, "\"$JS.API"));
+    let beside = with_passwords(&beside(&printed));
     let [hub, leaf] = Nats::start_hub_and_leaf("hub", HOSTS, &beside).await;
     let client = leaf.client().await;
     until("the leaf reaches the hub", async || {
@@ -466,6 +485,7 @@ async fn everything_in_buckets(
         .lattice
         .unwrap();
     assert_eq!((lattice.layout(), lattice.claims_count), (layout, 0));
+    diagnose(&gateway).await?;
 
     notice_migration(hosts, &gateway).await
 }
@@ -618,7 +638,7 @@ async fn buckets_need_just_what_is_printed(layout: Layout, name: &str) {
     assert_eq!(everything_in_buckets(&nats, &nats, domain, layout).await, Ok(()));
     assert_eq!(violations(&nats, GATEWAY), BTreeSet::new());
 
-    let beside = without(&without(&printed, "\"$JS.API"), "\"$KV.");
+    let beside = without(&beside(&printed), "\"$KV.");
     let [hub, leaf] = Nats::start_hub_and_leaf("hub", HOSTS, &with_passwords(&beside)).await;
     let client = leaf.client().await;
     until("the leaf reaches the hub", async || {
@@ -657,6 +677,12 @@ const NEEDED: [(&str, &str, Option<&str>); 21] = [
         Some("tell del"),
     ),
     ("publish", "wasmbus.evt.default", Some("tell event")),
+    ("publish", "wasmbus.ctl.default.ping.hosts", Some("diagnose")),
+    (
+        "publish",
+        "$JS.API.CONSUMER.LIST.LATTICECACHE_default",
+        Some("diagnose"),
+    ),
     (
         "publish",
         "$JS.API.STREAM.INFO.LATTICECACHE_default",

@@ -25,7 +25,7 @@ const UNKNOWN: &str = "unknown";
 const CONFIG: &str = "[lattices.granted]\ntrusted_issuers = [\"*\"]\n";
 
 /// The verb that each RPC needs; none for those that are about no one lattice.
-const VERBS: [(&str, Option<&str>); 29] = [
+const VERBS: [(&str, Option<&str>); 30] = [
     ("ClaimsService/PutClaims", Some("claims:write")),
     ("ClaimsService/GetClaims", Some("read")),
     ("ClaimsService/ListClaims", Some("read")),
@@ -55,6 +55,7 @@ const VERBS: [(&str, Option<&str>); 29] = [
     ("LatticeService/ProvisionLattice", Some("provision")),
     ("LatticeService/MigrateLattice", Some("provision")),
     (OF_EVERY_LATTICE, None),
+    ("LatticeService/DiagnoseLattice", Some("read")),
     ("LatticeService/GetServerInfo", None),
 ];
 

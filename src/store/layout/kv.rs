@@ -192,11 +192,14 @@ pub(super) fn deleted(key: EntryKey) -> Decoded {
     Decoded::Deleted { key, entry: None }
 }
 
+/// Why a message under a key of no kind is malformed: hosts log it, and do nothing with it.
+pub const FOREIGN_KEY: &str = "the key is none of this layout's";
+
 /// What stands under a key of no kind.
 pub(super) fn foreign(is_marker: bool) -> Result<Decoded, &'static str> {
     match is_marker {
         true => Ok(Decoded::Nothing),
-        false => Err("the key is none of this layout's"),
+        false => Err(FOREIGN_KEY),
     }
 }
 

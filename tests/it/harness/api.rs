@@ -3,12 +3,12 @@
 use lattice_gateway::proto::{
     ApplyManifestRequest, ApplyManifestResponse, ApplyRequest, ApplyResponse, DeleteClaimsRequest,
     DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest, DeleteOciReferenceRequest,
-    FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest, GetLatticeRequest,
-    GetLinkDefinitionRequest, GetOciReferenceRequest, GetServerInfoRequest, ListClaimsRequest,
-    ListConfigsRequest, ListInterfaceLinksRequest, ListLatticesRequest, ListLinkDefinitionsRequest,
-    ListOciReferencesRequest, MigrateLatticeRequest, OciReference, PACKAGE, ProvisionLatticeRequest,
-    ProvisionWadmRequest, PutClaimsRequest, SetOciReferenceRequest, WatchRequest, WriteResult,
-    apply_request::Operation, apply_response::Outcome, put_claims_request::Source,
+    DiagnoseLatticeRequest, FILE_DESCRIPTOR_SET, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest,
+    GetLatticeRequest, GetLinkDefinitionRequest, GetOciReferenceRequest, GetServerInfoRequest,
+    ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest, ListLatticesRequest,
+    ListLinkDefinitionsRequest, ListOciReferencesRequest, MigrateLatticeRequest, OciReference, PACKAGE,
+    ProvisionLatticeRequest, ProvisionWadmRequest, PutClaimsRequest, SetOciReferenceRequest, WatchRequest,
+    WriteResult, apply_request::Operation, apply_response::Outcome, put_claims_request::Source,
 };
 use nkeys::KeyPair;
 use prost::Message;
@@ -234,6 +234,11 @@ fn lattice_request(method: &str, lattice: String) -> Vec<u8> {
         }
         .encode_to_vec(),
         "LatticeService/ProvisionWadm" => ProvisionWadmRequest::default().encode_to_vec(),
+        "LatticeService/DiagnoseLattice" => DiagnoseLatticeRequest {
+            lattice,
+            ..DiagnoseLatticeRequest::default()
+        }
+        .encode_to_vec(),
         "LatticeService/GetServerInfo" => GetServerInfoRequest {}.encode_to_vec(),
         other => panic!("{other} has no request here"),
     }

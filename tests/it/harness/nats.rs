@@ -70,6 +70,23 @@ impl Nats {
         [hub, leaf]
     }
 
+    /// Starts one with JetStream in the domain `hub`, and a leaf of it with its own in the domain `leaf`; they reach each other.
+    pub async fn start_hub_and_leaf_with_its_own() -> [Self; 2] {
+        let port = port::free();
+        let listen = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}");
+        let remotes = format!("leafnodes {{ remotes: [{{ url: \"nats://127.0.0.1:{port}\" }}] }}");
+        let mut hub = Self::new(Some("domain: hub"), &listen);
+        let mut leaf = Self::new(Some("domain: leaf"), &remotes);
+        hub.up().await;
+        leaf.up().await;
+        let client = leaf.client().await;
+        until("the leaf reaches the hub", async || {
+            client.request("$JS.hub.API.INFO", "".into()).await.ok()
+        })
+        .await;
+        [hub, leaf]
+    }
+
     /// Starts one without JetStream.
     pub async fn start_without_jetstream() -> Self {
         Self::start_as(None, "").await
