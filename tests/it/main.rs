@@ -25,6 +25,7 @@ mod cluster;
 mod component;
 mod component_model;
 mod dedup;
+mod doctor;
 mod effects;
 mod errors;
 mod facts;

@@ -661,7 +661,7 @@ async fn so_it_does_in_buckets_of_hosts_1_0_to_1_9() {
 
 /// Every line of the gateway's permissions, and the step that fails without it; `None` where all goes on, by another way
 /// or without what only tidies up.
-const NEEDED: [(&str, &str, Option<&str>); 21] = [
+const NEEDED: [(&str, &str, Option<&str>); 23] = [
     ("publish", "$JS.API.STREAM.NAMES", Some("list")),
     ("publish", "lc.default.claims.*", Some("put claims")),
     ("publish", "lc.default.linkdefs.*", Some("put link")),

@@ -5,13 +5,13 @@
 //! meanwhile is not overwritten.
 
 mod document;
-mod drive;
+pub(crate) mod drive;
 mod fields;
 pub(crate) mod held;
 pub(crate) mod manifest;
 mod operation;
 pub(crate) mod plan;
-mod progress;
+pub(crate) mod progress;
 pub(crate) mod report;
 
 use std::{
@@ -268,7 +268,7 @@ pub(crate) async fn confirm(question: String) -> Result<(), CommandError> {
 }
 
 /// Asks on the terminal. Empty where there is no answer.
-async fn ask(question: String) -> String {
+pub(crate) async fn ask(question: String) -> String {
     let (sender, receiver) = oneshot::channel();
     // A thread of its own, which nobody waits for: reading cannot be broken off.
     std::thread::spawn(move || {

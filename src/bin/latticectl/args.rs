@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::{
     access::AccessOptions, apply::ApplyArguments, claims::ClaimsCommand, config::ConfigCommand,
-    diff::DiffArguments, export::ExportArguments, gateway::Intent, import::ImportArguments,
-    interface_link::InterfaceLinkCommand, lattice::LatticeCommand, link::LinkCommand,
-    migrate::MigrateArguments, reference::ReferenceCommand, wadm::WadmCommand, watch::WatchArguments,
+    diff::DiffArguments, doctor::DoctorArguments, export::ExportArguments, gateway::Intent,
+    import::ImportArguments, interface_link::InterfaceLinkCommand, lattice::LatticeCommand,
+    link::LinkCommand, migrate::MigrateArguments, reference::ReferenceCommand, wadm::WadmCommand,
+    watch::WatchArguments,
 };
 
 const EXIT_CODES: &str = "\
@@ -31,6 +32,7 @@ Exit codes:
   5    unavailable; nothing was applied
   6    the outcome is unknown; the message tells how to resume
   7    `diff`: the two differ; `apply --dry-run --exit-code`: there would be changes
+  8    `doctor`: errors or warnings were found
   130  interrupted; nothing was applied but what `apply` told";
 
 /// Reads and writes wasmCloud lattices through a lattice gateway: claims, links, OCI references, configs.
@@ -53,6 +55,7 @@ impl Cli {
             Command::Export(arguments) => arguments.lattice.as_deref(),
             Command::Import(arguments) => arguments.lattice.as_deref(),
             Command::Migrate(arguments) => arguments.lattice.as_deref(),
+            Command::Doctor(arguments) => arguments.name.as_deref(),
             Command::Claims(_)
             | Command::Link(_)
             | Command::Iface(_)
@@ -171,6 +174,9 @@ pub(crate) enum Command {
     /// wadm: the streams that it needs in NATS
     #[command(subcommand)]
     Wadm(WadmCommand),
+
+    /// Looks what is wrong with a lattice, now or soon, and tells how to mend it
+    Doctor(DoctorArguments),
 
     /// Shows what the gateway is: version, limits, layouts
     Info,

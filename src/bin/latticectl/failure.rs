@@ -106,6 +106,7 @@ pub(crate) enum Exit {
     Unavailable,
     Unknown,
     Changes,
+    Findings,
     Interrupted,
 }
 
@@ -132,6 +133,7 @@ impl From<Exit> for ExitCode {
             Exit::Unavailable => 5,
             Exit::Unknown => 6,
             Exit::Changes => 7,
+            Exit::Findings => 8,
             Exit::Interrupted => 130,
         })
     }

@@ -10,6 +10,7 @@ mod args;
 mod claims;
 mod config;
 mod diff;
+mod doctor;
 mod entry;
 mod export;
 mod failure;
@@ -108,6 +109,7 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
         Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Lattice(command) => lattice::run(context, command).await,
         Command::Wadm(command) => wadm::run(context, command).await,
+        Command::Doctor(arguments) => doctor::run(context, arguments).await,
         Command::Info => lattice::info(context).await,
         Command::Completions { shell } => Ok(completions(*shell)),
     }

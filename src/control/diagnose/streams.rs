@@ -356,13 +356,12 @@ mod tests {
             let mut diagnosis = Diagnosis::default();
             on_ground(Some(Layout::Component), vec![], |ground| {
                 let seen = seen(Part::Component, &json!({}));
+                let mut info = seen.info.clone();
+                created.clone_into(&mut info.created);
                 let there = Elsewhere {
                     domain: Some("leaf".to_owned()),
                     stream: seen.name.clone(),
-                    info: StreamInfo {
-                        created: created.to_owned(),
-                        ..seen.info.clone()
-                    },
+                    info,
                 };
                 let here = if here { vec![seen] } else { vec![] };
                 elsewhere(ground, &here, &there, hosts, &mut diagnosis);
