@@ -95,6 +95,11 @@
 //! and the plan is carried out. What wadm's streams are like, and what it does where they are not, is in [`store::wadm`].
 //! `docs/provisioning.md` is for operators.
 //!
+//! # What is wrong with a lattice
+//!
+//! [`control::diagnose`] reads streams, consumers, entries and who answers of the hosts, makes findings of what was read, each
+//! with its evidence and the command that mends it, and changes nothing. `docs/doctor.md` has the kinds.
+//!
 //! # What JetStream does, as far as this rests on it
 //!
 //! Measured on nats-server 2.10 to 2.15, one and three replicas; `tests/it/facts.rs` holds it.
