@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     audit::Audit,
     auth::{Names, authenticate::Authenticator},
-    config::{Config, NatsConfig},
+    config::{CallLimits, Config, NatsConfig},
     control::{
         Clock, Control, ControlError, Deadline, Lattices,
         effects::Effects,
@@ -22,7 +22,7 @@ use crate::{
     domain::{claims_token, identifier, interface_link, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
     reload::Reloader,
-    rpc::{self, Gateway, ServerInfo, apply, convert, layers, server},
+    rpc::{self, Gateway, ServerInfo, answers::Answers, apply, convert, layers, server},
     store::{
         api::JetStream,
         connection::{ConnectError, Connection, ConnectionConfig, Status},
@@ -98,15 +98,14 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         Arc::clone(&config.callers),
         Arc::clone(&config.jwts),
     ));
-    let in_flight = Arc::new(Semaphore::new(config.calls.in_flight_max));
-    let watches = Arc::new(Semaphore::new(config.calls.watches_max));
     let admission = Arc::new(layers::Admission {
         authenticator: Arc::clone(&authenticator),
         clock: Clock,
         audit,
-        in_flight: Arc::clone(&in_flight),
-        watches: Arc::clone(&watches),
+        in_flight: Arc::new(Semaphore::new(config.calls.in_flight_max)),
+        watches: Arc::new(Semaphore::new(config.calls.watches_max)),
         of_streams: layers::places_of_streams(config.calls.in_flight_max),
+        answers: Answers::default(),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
         draining: drain.clone(),
@@ -125,7 +124,10 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let router = rpc::routes(&gateway, health_service, config.reflection)
         .into_axum_router()
-        .layer(axum::middleware::from_fn_with_state(admission, layers::call));
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&admission),
+            layers::call,
+        ));
 
     if let Some(file) = config.file.clone() {
         let metrics = metrics.clone();
@@ -158,13 +160,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         config.connections,
         config.tls.clone(),
         drain.clone(),
-        quiet(
-            [
-                (in_flight, config.calls.in_flight_max),
-                (watches, config.calls.watches_max),
-            ],
-            drain.clone(),
-        ),
+        quiet(admission, config.calls.clone(), drain.clone()),
     ));
     info!(%grpc, %admin, "serving");
     Ok(Running {
@@ -304,8 +300,12 @@ fn admin_addr(listener: &TcpListener, config: &Config) -> SocketAddr {
 }
 
 /// Resolves once the server drains, no call is in flight and no watch is open.
-async fn quiet(places: [(Arc<Semaphore>, usize); 2], drain: CancellationToken) {
+async fn quiet(admission: Arc<layers::Admission>, limits: CallLimits, drain: CancellationToken) {
     drain.cancelled().await;
+    let places = [
+        (&admission.in_flight, limits.in_flight_max),
+        (&admission.watches, limits.watches_max),
+    ];
     for (places, max) in places {
         let all = u32::try_from(max).unwrap_or(u32::MAX);
         // All places are free when nobody has one. The semaphores are never closed.

@@ -155,6 +155,7 @@ struct RawServer {
     connections_max: usize,
     connections_per_address_max: usize,
     streams_max: u32,
+    first_call_within: String,
     connection_age_max: String,
     drain_timeout: String,
     host_key: Option<String>,
@@ -288,6 +289,7 @@ impl Default for RawServer {
             connections_max: 1_024,
             connections_per_address_max: 256,
             streams_max: 256,
+            first_call_within: "30s".to_owned(),
             connection_age_max: "30m".to_owned(),
             drain_timeout: "25s".to_owned(),
             host_key: None,
@@ -411,6 +413,7 @@ impl Config {
             connections_max: server.connections_max,
             connections_per_address_max: server.connections_per_address_max,
             streams_max: server.streams_max,
+            first_call_within: time("first_call_within", &server.first_call_within),
             age_max: time("connection_age_max", &server.connection_age_max),
             drain_timeout: time("drain_timeout", &server.drain_timeout),
         };

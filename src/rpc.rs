@@ -5,6 +5,7 @@
 //! [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`server`] accepts connections, [`tls`] secures
 //! them and tells who is at the other end.
 
+pub mod answers;
 pub mod apply;
 pub mod convert;
 pub mod layers;

@@ -204,8 +204,10 @@ pub enum ControlError {
     /// A stream cannot be as it is asked for.
     #[error(transparent)]
     Unprovisionable(Box<Unprovisionable>),
-    /// All calls that are admitted are in flight.
-    #[error("the server has all the calls in flight that it admits; nothing was done; try again")]
+    /// All calls that are admitted are in flight, or there is no room for an answer until others are read.
+    #[error(
+        "the server has all the calls in flight, or all the unread answers, that it admits; nothing was done; try again"
+    )]
     Overloaded,
     /// Known not applied.
     #[error("NATS cannot serve this now: {why}; nothing was written; try again")]

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span};
 
-use super::{Call, server::Connection, status};
+use super::{Call, answers::Answers, server::Connection, status};
 use crate::{
     audit::{Audit, Trail},
     auth::{
@@ -64,6 +64,8 @@ pub struct Admission {
     /// How many of these places streams and their operations may have. They wait for one where other calls are refused, and
     /// would leave those none.
     pub of_streams: Arc<Semaphore>,
+    /// Where large answers are until they are read.
+    pub answers: Answers,
     /// The deadline of a call that sends none.
     pub default_deadline: Duration,
     /// The longest deadline; a longer one is cut.
@@ -96,7 +98,8 @@ pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request,
             Ok(admitted) => {
                 place = Some((admitted, admission.metrics.under_way()));
                 request.extensions_mut().insert(call.clone());
-                admission.handle(method, &call, next.run(request)).await
+                let response = admission.handle(method, &call, next.run(request)).await;
+                admission.hand_over(method, &call, response).await
             }
             Err(error) => {
                 admission.slow_down(&error, &call).await;
@@ -218,6 +221,9 @@ impl Admission {
         if self.draining.is_cancelled() {
             return Err(ControlError::ShuttingDown);
         }
+        if is_list(method) && !self.answers.has_room() {
+            return Err(ControlError::Overloaded);
+        }
         let of_all = Arc::clone(&self.in_flight)
             .try_acquire_owned()
             .map_err(|_full| ControlError::Overloaded)?;
@@ -336,6 +342,15 @@ impl Admission {
             Ok(Err(_panic)) => status::panicked(call).into_http(),
             Err(_late) => status::of(ControlError::ReadTimedOut, call).into_http(),
         }
+    }
+
+    /// Lets an answer be read, where there is room for it.
+    async fn hand_over(&self, method: &'static str, call: &Call, response: Response) -> Response {
+        if !is_read(method) || response.headers().contains_key(CODE) {
+            return response;
+        }
+        let kept = self.answers.keep(response, call.deadline.at()).await;
+        kept.unwrap_or_else(|error| status::of(error, call).into_http())
     }
 
     fn call_of(&self, headers: &HeaderMap, connection: Option<Arc<Connection>>) -> Call {
@@ -485,6 +500,18 @@ fn is_change(method: &str) -> bool {
     ["Put", "Set", "Delete", "Provision", "Migrate"]
         .into_iter()
         .any(|verb| method.starts_with(verb))
+}
+
+/// Whether the method, as [`known_method`] names it, only reads, and is answered once.
+fn is_read(method: &str) -> bool {
+    is_list(method)
+        || ["Get", "Diagnose"]
+            .into_iter()
+            .any(|verb| method.starts_with(verb))
+}
+
+fn is_list(method: &str) -> bool {
+    method.starts_with("List")
 }
 
 #[cfg(test)]

@@ -3,7 +3,15 @@
 //! Not tonic's own server: that cannot cap connections, its connection age cuts streams, and its graceful shutdown
 //! waits for idle peers for ever.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, extract::Request};
 use hyper::body::Incoming;
@@ -35,6 +43,8 @@ pub struct ConnectionLimits {
     pub connections_per_address_max: usize,
     /// Streams at a time on one connection.
     pub streams_max: u32,
+    /// A connection that has made no call after so long is closed: who opens many and says nothing would have all places.
+    pub first_call_within: Duration,
     /// A connection older than this is asked to go, so that load spreads.
     pub age_max: Duration,
     /// How long a drained connection's calls may go on.
@@ -158,7 +168,10 @@ impl Serving {
             peer,
             leaving: leaving.clone(),
         });
+        let has_called = Arc::new(AtomicBool::new(false));
+        let calls = Arc::clone(&has_called);
         let service = self.router.map_request(move |mut request: Request<Incoming>| {
+            calls.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(Arc::clone(&connection));
             request
         });
@@ -166,10 +179,16 @@ impl Serving {
         let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut served = Box::pin(served);
         let is_old = sleep(self.limits.age_max);
-        tokio::pin!(is_old);
+        let is_silent = async {
+            sleep(self.limits.first_call_within).await;
+            if has_called.load(Ordering::Relaxed) {
+                pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = served.as_mut() => Some(ended),
-            () = &mut is_old => None,
+            () = is_silent => return debug!("a connection that made no call was closed"),
+            () = is_old => None,
             () = self.drain.cancelled() => None,
         };
         let ended = if let Some(ended) = ended {

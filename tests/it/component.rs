@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,7 +26,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, transport::Channel};
 
-use crate::harness::{Bucket, Nats, TestGateway, Told, api, put_interface_link, told, until};
+use crate::harness::{
+    Bucket, Nats, TestGateway, Told, api, process::Process, put_interface_link, told, until,
+};
 
 const CALM: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\nsettle = \"0s\"\n";
 
@@ -710,37 +710,6 @@ async fn a_watch_that_nobody_listens_to_is_listed() {
     assert_eq!(&*deaf[0].consumer, "deaf");
 }
 
-/// A gateway in a process of its own, which can be killed.
-struct Process {
-    child: Child,
-    channel: Channel,
-}
-
-impl Process {
-    fn start(nats: &Nats) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
-            .args(["dev", "--nats-url", &nats.url(), "--listen", "127.0.0.1:0"])
-            .args(["--admin-listen", "127.0.0.1:0", "--log", "off"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        let ready = serde_json::from_str::<Value>(&line).unwrap();
-        let address = format!("http://{}", ready["grpc"].as_str().unwrap());
-        let channel = Channel::from_shared(address).unwrap().connect_lazy();
-        Self { child, channel }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
 /// A stand-in for a host: reads the record, pauses, changes what is its own, and writes the whole without a check. A real
 /// one's overwrites came within 7 ms of what they undid, so one that was held up for longer begins anew.
 async fn careless_host(stand: &Stand, edits: usize) {
@@ -844,8 +813,8 @@ async fn edit_until_acknowledged(
 async fn every_acknowledged_edit_stands_beside_a_careless_host() {
     const CALLERS: usize = 20;
     let stand = Stand::beside_hosts().await;
-    let [one, other] = [Process::start(&stand.nats), Process::start(&stand.nats)];
-    let channels = [one.channel.clone(), other.channel.clone()];
+    let [one, other] = [Process::dev(&stand.nats), Process::dev(&stand.nats)];
+    let channels = [one.channel(), other.channel()];
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let callers = (0..CALLERS).map(|caller| {
         tokio::spawn(edit_until_acknowledged(

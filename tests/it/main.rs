@@ -16,6 +16,7 @@
 mod harness;
 
 mod apply;
+mod attacks;
 mod audit;
 mod bucket_model;
 mod buckets;

@@ -149,6 +149,7 @@ fn limits() -> ConnectionLimits {
         connections_max: 64,
         connections_per_address_max: 64,
         streams_max: 16,
+        first_call_within: LONG,
         age_max: LONG,
         drain_timeout: LONG,
     }

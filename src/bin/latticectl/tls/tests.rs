@@ -86,6 +86,7 @@ async fn serve(tls: Option<Tls>) -> Served {
         connections_max: 16,
         connections_per_address_max: 16,
         streams_max: 16,
+        first_call_within: Duration::from_mins(1),
         age_max: Duration::from_mins(1),
         drain_timeout: Duration::from_mins(1),
     };
