@@ -105,8 +105,8 @@ async fn read(request: http::Request<Body>) -> Result<Request<WatchRequest>, Sta
     let (parts, body) = request.into_parts();
     let decoder = ProstCodec::<WatchRequest, WatchRequest>::raw_decoder(BufferSettings::default());
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
-    let message = messages.message().await?;
-    let message = message.ok_or_else(|| Status::invalid_argument("the request has no message"))?;
+    // Without a message it lacks what an empty one lacks.
+    let message = messages.message().await?.unwrap_or_default();
     let metadata = MetadataMap::from_headers(parts.headers);
     Ok(Request::from_parts(metadata, parts.extensions, message))
 }
