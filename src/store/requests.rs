@@ -233,3 +233,6 @@ impl Drop for Forget<'_> {
         self.0.waiting.lock().remove(&self.1);
     }
 }
+
+#[cfg(test)]
+mod tests;
