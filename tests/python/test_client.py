@@ -63,6 +63,7 @@ from lattice.control.v1.core_pb2 import (
     OciReference,
     Revision,
 )
+from lattice.control.v1.diagnosis_pb2 import DiagnoseLatticeRequest
 from lattice.control.v1.interface_link_service_pb2 import (
     DeleteInterfaceLinkRequest,
     GetInterfaceLinkRequest,
@@ -86,6 +87,7 @@ from lattice.control.v1.link_definition_service_pb2 import (
     PutLinkDefinitionRequest,
     PutLinkDefinitionResponse,
 )
+from lattice.control.v1.migration_pb2 import MigrateLatticeRequest
 from lattice.control.v1.oci_reference_service_pb2 import (
     DeleteOciReferenceRequest,
     GetOciReferenceRequest,
@@ -874,6 +876,26 @@ class LatticeService(ClientTest):
             answer = self.lattices.ProvisionWadm(ProvisionWadmRequest())
             self.assertEqual({plan.action for plan in answer.streams}, {action})
         self.assertIn("wadm_event_consumer", {plan.stream for plan in answer.streams})
+
+    def test_a_lattice_that_is_well_has_no_findings(self) -> None:
+        name = next(LATTICE_NAMES)
+        # A strict NATS server is none to hosts of the first layout.
+        self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=name, layout=LAYOUT_COMPONENT))
+        answer = self.lattices.DiagnoseLattice(DiagnoseLatticeRequest(lattice=name))
+        self.assertEqual(list(answer.findings), [])
+
+    def test_a_lattice_is_migrated_as_far_as_it_can_be(self) -> None:
+        name = next(LATTICE_NAMES)
+        self.lattices.ProvisionLattice(ProvisionLatticeRequest(lattice=name))
+        revision = self.links.PutLinkDefinition(
+            PutLinkDefinitionRequest(lattice=name, link_definition=LINKS[0])
+        ).result.revision
+        rehearsed = self.lattices.MigrateLattice(MigrateLatticeRequest(lattice=name, validate_only=True))
+        self.assertEqual((rehearsed.remaining_count, rehearsed.verified), (1, False))
+        migrated = self.lattices.MigrateLattice(MigrateLatticeRequest(lattice=name))
+        self.assertEqual((migrated.moved_count, migrated.verified), (1, True))
+        self.assertEqual(migrated.source_revision, revision)
+        self.assertFalse(migrated.source_deleted)
 
     def test_a_lattice_counts_its_entries(self) -> None:
         self.claims.PutClaims(PutClaimsRequest(lattice=self.lattice, jwt=TOKENS[0]))
