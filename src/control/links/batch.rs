@@ -423,14 +423,18 @@ impl Driver {
         };
         let revision = self.lattice.seen(sequence, look.view.position, deadline).await;
         let record = EntryKey::Component(self.source.clone());
-        let seen = self.lattice.look(|contents| contents.winner(&record));
-        let unix_nanos = seen.ok().flatten().and_then(|winner| winner.unix_nanos);
+        let seen = self.lattice.look(|contents| contents.view(&record, [0; 8])).ok();
+        let unix_nanos = seen.as_ref().and_then(|view| view.winner.as_ref()?.unix_nanos);
+        // The same call may have been stored by another gateway, in a batch that went on with the link.
+        let is_overtaken_on_record =
+            |stamp: Stamp| seen.as_ref().is_some_and(|view| view.past.is_overtaken(stamp.id));
         let keys = batch
             .iter()
             .map(|included| Arc::clone(&included.key))
             .collect::<Vec<_>>();
         for (place, included) in batch.into_iter().enumerate() {
-            let is_overtaken = keys.iter().skip(place + 1).any(|later| *later == included.key);
+            let is_overtaken = keys.iter().skip(place + 1).any(|later| *later == included.key)
+                || is_overtaken_on_record(included.stamp);
             let state = included.state(draft);
             let stands = state.as_ref().map(|link| mirror::link_etag(revision.epoch, link));
             let winner = Winner {
