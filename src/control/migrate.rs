@@ -32,11 +32,7 @@ use crate::{
         EntryKey, LatticeName, Revision,
         hash::{LengthPrefixed, first_8},
     },
-    store::{
-        api::StreamInfo,
-        layout::Part,
-        mirror::{Contents, Malformed},
-    },
+    store::{api::StreamInfo, layout::Part, mirror::Malformed},
 };
 
 /// How old a bucket is before the stream beside it may be deleted: by then every gateway has noticed the bucket, but one
@@ -274,7 +270,7 @@ impl Moving<'_> {
                 Some(target) => target.look(|target| compare::compare(source, Some(target), form)),
             };
             let malformed = source.malformed().cloned().collect::<Vec<_>>();
-            compared.map(|compared| (compared, source.position(), malformed, stale_copies(source)))
+            compared.map(|compared| (compared, source.position(), malformed, source.stale().count()))
         })??;
         compared.keep(&self.refused);
         self.done.malformed = malformed;
@@ -395,8 +391,4 @@ impl Moving<'_> {
             Some(Err(_)) | None => Err(ControlError::ProvisionUnknown),
         }
     }
-}
-
-fn stale_copies(contents: &Contents) -> usize {
-    contents.stale().count()
 }

@@ -37,7 +37,7 @@ fn provision(lattice: &str) -> ProvisionLatticeRequest {
     }
 }
 
-async fn provisioned(
+pub async fn provisioned(
     gateway: &TestGateway,
     request: ProvisionLatticeRequest,
 ) -> Result<ProvisionLatticeResponse, Told> {

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lattice_gateway::proto::{
-    ErrorReason, Layout, Placement, ProvisionLatticeRequest, ProvisionLatticeResponse, Storage, StreamAction,
-    StreamPlan,
+    ErrorReason, Layout, Placement, ProvisionLatticeRequest, Storage, StreamAction, StreamPlan,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Request};
 
-use crate::harness::{
-    Nats, TestGateway, Told,
-    api::{ACTOR, PROVIDER},
-    link, put_link, told, until,
+use crate::{
+    harness::{
+        Nats, TestGateway, Told,
+        api::{ACTOR, PROVIDER},
+        link, put_link, told, until,
+    },
+    lattice::provisioned,
 };
 
 /// Each layout, with the streams that it has, in the order in which they are created.
@@ -38,13 +40,6 @@ fn of(lattice: &str, layout: Layout) -> ProvisionLatticeRequest {
         layout: layout.into(),
         ..Default::default()
     }
-}
-
-async fn provisioned(
-    gateway: &TestGateway,
-    request: ProvisionLatticeRequest,
-) -> Result<ProvisionLatticeResponse, Told> {
-    told(gateway.lattices().provision_lattice(request).await)
 }
 
 /// The configuration of a stream and when it was created; nulls where there is none.

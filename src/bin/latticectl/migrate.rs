@@ -309,8 +309,11 @@ fn line(item: &MigrationItem) -> String {
 }
 
 fn verified(context: &Context<'_>) -> String {
-    let lattice = context.lattice;
-    format!("verified  stream LATTICECACHE_{lattice} and bucket LATTICEDATA_{lattice} hold the same\n")
+    format!(
+        "verified  stream {} and bucket LATTICEDATA_{} hold the same\n",
+        stream(context),
+        context.lattice
+    )
 }
 
 fn next_steps(context: &Context<'_>) -> String {

@@ -6,8 +6,11 @@ use lattice_gateway::proto::{
 use serde_json::json;
 use tonic::Code;
 
-use super::{actions, is_refused, of, provisioned, streams};
-use crate::harness::{Nats, TestGateway, told, until};
+use super::{actions, is_refused, of, streams, wadm};
+use crate::{
+    harness::{Nats, TestGateway, until},
+    lattice::provisioned,
+};
 
 /// An account with these limits of JetStream, for who names no user.
 fn account(limits: &str) -> String {
@@ -20,10 +23,7 @@ fn account(limits: &str) -> String {
 async fn what_was_made_before_the_account_was_full_stays_and_is_completed() {
     let mut nats = Nats::start_with(&account("max_streams: 5")).await;
     let gateway = TestGateway::at(&nats.url()).await;
-    let provision = async || {
-        let request = ProvisionWadmRequest::default();
-        told(gateway.lattices().provision_wadm(request).await)
-    };
+    let provision = async || wadm::provisioned(&gateway, ProvisionWadmRequest::default()).await;
     let told = provision().await.unwrap_err();
     assert_eq!(
         (told.code, told.reason),
@@ -86,10 +86,7 @@ async fn a_call_that_nats_refuses_is_named_and_what_was_made_is_completed_once_i
                   deny: \"$JS.API.STREAM.CREATE.wadm_status\" } } } ] }\nno_auth_user: restricted\n";
     let mut nats = Nats::start_with(denied).await;
     let gateway = TestGateway::at(&nats.url()).await;
-    let provision = async || {
-        let request = ProvisionWadmRequest::default();
-        told(gateway.lattices().provision_wadm(request).await)
-    };
+    let provision = async || wadm::provisioned(&gateway, ProvisionWadmRequest::default()).await;
     let told = provision().await.unwrap_err();
     assert_eq!(
         (told.code, told.reason),
@@ -122,13 +119,9 @@ async fn without_jetstream_there_is_nothing_to_provision() {
     let lattice = provisioned(&gateway, of("default", Layout::Kv))
         .await
         .unwrap_err();
-    let wadm = told(
-        gateway
-            .lattices()
-            .provision_wadm(ProvisionWadmRequest::default())
-            .await,
-    )
-    .unwrap_err();
+    let wadm = wadm::provisioned(&gateway, ProvisionWadmRequest::default())
+        .await
+        .unwrap_err();
     for told in [lattice, wadm] {
         assert_eq!(told.reason, ErrorReason::JetstreamDisabled);
     }

@@ -31,7 +31,7 @@ async fn create_as_wadm(nats: &Nats, changes: impl Fn(&mut Value)) {
     }
 }
 
-async fn provisioned(
+pub(super) async fn provisioned(
     gateway: &TestGateway,
     request: ProvisionWadmRequest,
 ) -> Result<ProvisionWadmResponse, Told> {
