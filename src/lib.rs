@@ -62,6 +62,9 @@
 //!
 //! **A reason that says *not applied* is given only while no publish of the call is unknown** ([`control::mutate`]).
 //!
+//! **Nothing is published for a caller that has gone away**: it may be back on another gateway, and be refused there. What
+//! was published already is seen through.
+//!
 //! # Layouts, parts, and records that many entries share
 //!
 //! How an era's hosts keep a lattice is a [`Layout`](store::layout::Layout); it has one [`Part`](store::layout::Part) for each

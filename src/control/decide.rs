@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{intent::Intent, lattice::Lattice};
 use crate::{
@@ -52,6 +53,8 @@ pub struct Mutation {
     pub condition: Condition,
     /// Where it is recorded.
     pub trail: Trail,
+    /// Cancelled once its caller has gone away.
+    pub abandoned: CancellationToken,
 }
 
 impl Mutation {

@@ -15,6 +15,7 @@ mod compare;
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 
 pub use self::compare::{Action, Kept};
 use self::compare::{Change, Compared};
@@ -356,6 +357,7 @@ impl Moving<'_> {
             condition: Condition::None,
             // The call is one record.
             trail: Trail::default(),
+            abandoned: CancellationToken::new(),
         }
     }
 

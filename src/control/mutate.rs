@@ -144,6 +144,13 @@ impl Joined {
         }
     }
 
+    /// Whether somebody joined a call and still waits for it.
+    fn is_awaited(&self, message_id: &str) -> bool {
+        let calls = self.0.lock();
+        let mut joined = calls.get(message_id).into_iter().flat_map(|call| &call.joined);
+        joined.any(|joined| !joined.is_closed())
+    }
+
     fn end(&self, message_id: &str) -> Vec<oneshot::Sender<Outcomes>> {
         let under_way = self.0.lock().remove(message_id);
         under_way.map_or_else(Vec::new, |under_way| under_way.joined)
@@ -198,13 +205,15 @@ impl Lattice {
         self.start(mutation, tasks, deadline).await
     }
 
-    /// A caller that goes away must not leave a mutation half done.
+    /// A caller that goes away must not leave a mutation half done: what was published is seen through. Nothing more is
+    /// published for nobody: whoever went away may be back on another gateway, and be refused there.
     fn start(
         self: Arc<Self>,
         mutation: Mutation,
         tasks: &TaskTracker,
         deadline: Deadline,
     ) -> Unstoppable<Outcomes> {
+        let abandoned = mutation.abandoned.clone();
         let work = async move {
             let joinable = mutation.is_joinable().then(|| Joinable {
                 joined: &self.joined,
@@ -218,7 +227,12 @@ impl Lattice {
             }
             result
         };
-        Unstoppable::new(work, tasks)
+        Unstoppable::new(work, abandoned, tasks)
+    }
+
+    /// Whether nobody waits for a call any more.
+    pub(super) fn is_abandoned(&self, mutation: &Mutation) -> bool {
+        mutation.abandoned.is_cancelled() && !self.joined.is_awaited(&mutation.intent.message_id)
     }
 
     async fn carry_out(
@@ -273,6 +287,9 @@ impl Attempt<'_> {
         loop {
             if self.deadline.left().is_zero() {
                 return Err(self.not_applied(ControlError::Contention));
+            }
+            if self.unknown.is_none() && self.lattice.is_abandoned(self.mutation) {
+                return Err(abandoned());
             }
             self.lattice.writable().map_err(|error| self.not_applied(error))?;
             let view = self.look().map_err(|error| self.not_applied(error))?;
@@ -743,6 +760,11 @@ pub(super) fn note(trail: &Trail, result: &Result<Written, ControlError>) {
         record.etag_after = after.map(|standing| standing.etag.encode());
         record.revision = Some((written.revision.epoch.number(), written.revision.sequence));
     });
+}
+
+/// Why nothing was written for a caller that has gone away: for who joins its call at just that moment, and for the records.
+pub(super) fn abandoned() -> ControlError {
+    ControlError::unavailable("the call was abandoned by who made it")
 }
 
 /// A look that took too long, in a mutation that has written nothing.

@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Clock, ControlError, Deadline, Lattices,
@@ -881,6 +882,7 @@ impl<'a> Asked<'a> {
             any_target: self.any_target,
             condition: self.condition,
             trail: self.terms.trail,
+            abandoned: CancellationToken::new(),
         })
     }
 

@@ -7,20 +7,26 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Work that is driven by whoever waits for it and, once that is dropped, by a task of its own.
 pub(super) struct Unstoppable<T: Send + 'static> {
     /// `None` once it is done.
     work: Option<BoxFuture<'static, T>>,
+    abandoned: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl<T: Send + 'static> Unstoppable<T> {
-    /// Begins when it is first polled. What is left when it is dropped goes on in `tasks`.
-    pub(super) fn new(work: impl Future<Output = T> + Send + 'static, tasks: &TaskTracker) -> Self {
+    /// Begins when it is first polled. What is left when it is dropped goes on in `tasks`, and learns that it is `abandoned`.
+    pub(super) fn new(
+        work: impl Future<Output = T> + Send + 'static,
+        abandoned: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
         Self {
             work: Some(Box::pin(work)),
+            abandoned,
             tasks: tasks.clone(),
         }
     }
@@ -45,6 +51,7 @@ impl<T: Send + 'static> Future for Unstoppable<T> {
 impl<T: Send + 'static> Drop for Unstoppable<T> {
     fn drop(&mut self) {
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            self.abandoned.cancel();
             self.tasks.spawn_on(work, &runtime);
         }
     }
@@ -62,17 +69,20 @@ mod tests {
         let tasks = TaskTracker::new();
         let (go, gone) = oneshot::channel::<()>();
         let (done, is_done) = oneshot::channel();
+        let abandoned = CancellationToken::new();
+        let knows = abandoned.clone();
         let mut work = Unstoppable::new(
             async move {
                 gone.await.unwrap();
-                done.send(()).unwrap();
+                done.send(knows.is_cancelled()).unwrap();
             },
+            abandoned,
             &tasks,
         );
         assert!((&mut work).now_or_never().is_none());
         drop(work);
         go.send(()).unwrap();
-        is_done.await.unwrap();
+        assert!(is_done.await.unwrap(), "it is told");
         tasks.close();
         tasks.wait().await;
     }
@@ -80,7 +90,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_done_leaves_no_task() {
         let tasks = TaskTracker::new();
-        assert_eq!(Unstoppable::new(async { 7 }, &tasks).await, 7);
+        let abandoned = CancellationToken::new();
+        assert_eq!(Unstoppable::new(async { 7 }, abandoned.clone(), &tasks).await, 7);
+        assert!(!abandoned.is_cancelled());
         assert!(tasks.is_empty());
     }
 }

@@ -34,6 +34,7 @@ pub fn all(history: &History) -> (Vec<Violation>, usize) {
     let mut violations = [
         absurd(history),
         not_applied_is_nowhere(history),
+        refused_is_stored_by_open_attempts_alone(history),
         stored_once(history),
         standing_is_one(history),
         only_own_links_change(history),
@@ -77,6 +78,33 @@ fn not_applied_is_nowhere(history: &History) -> Vec<Violation> {
         .filter(|op| seen.contains(&op.id) && !history.may_be_lost(op))
         .map(|op| format!("op {}: told as not applied ({:?}), and seen", op.id, op.outcome))
         .collect()
+}
+
+/// What was refused while an earlier attempt was under way is stored by that one, if at all: not before the refusal, which
+/// would have known of it, nor after its deadline.
+fn refused_is_stored_by_open_attempts_alone(history: &History) -> Vec<Violation> {
+    const HEARD_WITHIN: u64 = 1_000_000;
+    let mut violations = Vec::new();
+    for (op, open) in history.ops.iter().filter_map(|op| Some((op, op.open?))) {
+        let of_op = |stored: &&Stored| {
+            let mut in_record = stored.record.iter().flat_map(BTreeMap::values);
+            stored.op == Some(op.id) || in_record.any(|id| *id == op.id)
+        };
+        let first = history
+            .stored
+            .iter()
+            .filter(of_op)
+            .map(|stored| stored.heard)
+            .min();
+        let is_by_open = |heard: u64| (open.from..=open.until + HEARD_WITHIN).contains(&heard);
+        if let Some(heard) = first.filter(|heard| !is_by_open(*heard) && !history.may_be_lost(op)) {
+            violations.push(format!(
+                "op {}: refused, and stored at {heard} us, {open:?}",
+                op.id
+            ));
+        }
+    }
+    violations
 }
 
 fn seen(history: &History) -> BTreeSet<OpId> {

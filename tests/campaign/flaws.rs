@@ -2,7 +2,7 @@
 
 use crate::{
     check,
-    history::{Action, Call, Condition, History, How, Kind, Op, OpId, Outcome, Stored},
+    history::{Action, Call, Condition, History, How, Kind, Op, OpId, Open, Outcome, Stored},
     world::Layout,
 };
 
@@ -40,6 +40,10 @@ fn sound() -> Vec<(&'static str, History)> {
                 vec![first.clone(), put(2, (20, 30), 6), get(3, (40, 50), Some((2, 6)))],
                 Some((2, 6)),
             ),
+        ),
+        (
+            "refused, and then stored by the first attempt",
+            refused_while_open(35),
         ),
         (
             "unknown, applied",
@@ -156,6 +160,22 @@ fn by_host(sequence: u64, previous: u64, millis: u8, record: &[(usize, OpId)]) -
     }
 }
 
+/// A put that another gateway refused from 20 to 30 while its first attempt might go on until 40, and that was stored.
+fn refused_while_open(heard: u64) -> History {
+    let open = Some(Open { from: 20, until: 40 });
+    let stored = Stored {
+        sequence: 6,
+        op: Some(2),
+        heard,
+        ..Stored::default()
+    };
+    let ops = vec![put(1, (0, 10), 5), Op { open, ..unknown(2) }];
+    History {
+        stored: vec![stored],
+        ..history(ops, Some((2, 6)))
+    }
+}
+
 fn flawed() -> Vec<(&'static str, History)> {
     let first = put(1, (0, 10), 5);
     let second = put(2, (20, 30), 6);
@@ -192,6 +212,8 @@ fn flawed() -> Vec<(&'static str, History)> {
                 Some((2, 6)),
             ),
         ),
+        ("refused though it was stored", refused_while_open(19)),
+        ("applied behind its deadline", refused_while_open(60_000_000)),
         ("applied twice", twice),
         (
             "hosts hold another",
@@ -288,6 +310,7 @@ fn op(id: OpId, action: Action, condition: Condition, (began, ended): Time, outc
         ended,
         attempts: 1,
         outcome,
+        open: None,
     }
 }
 

@@ -25,6 +25,19 @@ pub struct Op {
     pub ended: u64,
     pub attempts: u32,
     pub outcome: Outcome,
+    /// Of a refusal behind an attempt whose caller hung up: that one may have been under way elsewhere, and been applied
+    /// then, which makes the outcome unknown.
+    #[serde(default)]
+    pub open: Option<Open>,
+}
+
+/// When an attempt that nobody waits for may be applied.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Open {
+    /// Since the attempt that was refused began: it knew of all that had been stored by then.
+    pub from: u64,
+    /// Until its own deadline.
+    pub until: u64,
 }
 
 impl Op {

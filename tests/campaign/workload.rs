@@ -25,7 +25,7 @@ use tonic_types::StatusExt;
 
 use crate::{
     entries::{self, Key, Write},
-    history::{Action, Condition, How, Kind, Op, OpId, Outcome},
+    history::{Action, Condition, How, Kind, Op, OpId, Open, Outcome},
     world::{DATA_STREAM, Gateway, Layout, World},
 };
 
@@ -126,7 +126,7 @@ impl Workload {
 
     /// Since the round began, microseconds.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap()
+        micros(self.began.elapsed())
     }
 
     pub fn ops(&self) -> Vec<Op> {
@@ -155,6 +155,7 @@ impl Workload {
             ended: self.now(),
             attempts: 1,
             outcome,
+            open: None,
         });
     }
 
@@ -233,8 +234,10 @@ impl Workload {
         let first = Instant::now();
         let mut attempts = 0;
         let mut may_be_applied = false;
+        let mut open = Open::default();
         let outcome = loop {
             attempts += 1;
+            open.from = self.now();
             let retry_age = may_be_applied.then(|| first.elapsed());
             let deadline = Duration::from_millis(rng.u64(300..3_000));
             // Some callers hang up on a call that may be under way.
@@ -252,7 +255,10 @@ impl Workload {
                     Verdict::NotApplied => {}
                     Verdict::MayBeApplied => may_be_applied = true,
                 },
-                Err(_hung_up) => may_be_applied = true,
+                Err(_hung_up) => {
+                    may_be_applied = true;
+                    open.until = open.until.max(self.now() + micros(deadline));
+                }
             }
             if first.elapsed() > PATIENCE {
                 break if may_be_applied {
@@ -270,6 +276,12 @@ impl Workload {
             };
             sleep(Duration::from_millis(pause)).await;
         };
+        let tells_nothing =
+            matches!(outcome, Outcome::Refused | Outcome::Unchanged) && open.from < open.until;
+        let (outcome, open) = match tells_nothing {
+            true => (Outcome::Unknown, Some(open)),
+            false => (outcome, None),
+        };
         self.ops.lock().push(Op {
             id: write.id,
             key: write.key,
@@ -280,6 +292,7 @@ impl Workload {
             ended: self.now(),
             attempts,
             outcome,
+            open,
         });
     }
 
@@ -487,6 +500,10 @@ pub fn foreign_outcome(answer: &[u8]) -> Outcome {
         },
         None => Outcome::NotApplied,
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap()
 }
 
 enum Verdict {

@@ -273,9 +273,7 @@ async fn a_caller_that_goes_away_leaves_the_record_of_what_became_of_its_write()
     // Long enough to be sent, which is told by the metric.
     tokio::select! {
         _ = put => panic!("a held server answered"),
-        () = until("the call is in flight", async || {
-            gateway.metrics().await.contains("lattice_gateway_rpc_in_flight 1").then_some(())
-        }) => {}
+        () = gateway.are_under_way(1) => {}
     }
     nats.release();
     let recorded = until("the second record", async || records(&file).get(1).cloned()).await;

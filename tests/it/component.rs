@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::join_all};
+use futures_util::{
+    StreamExt,
+    future::{join, join_all},
+};
 use lattice_gateway::{
     config::Config,
     control::lattices::Layout,
@@ -27,7 +30,8 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, transport::Channel};
 
 use crate::harness::{
-    Bucket, Nats, TestGateway, Told, api, process::Process, put_interface_link, told, until,
+    Bucket, Nats, TestGateway, Told, api, interface_link, process::Process, put_interface_link, told, until,
+    wire::Wire,
 };
 
 const CALM: &str = "[lattices.default]\ntrusted_issuers = [\"*\"]\nsettle = \"0s\"\n";
@@ -124,7 +128,11 @@ impl Stand {
 
 /// A gateway for which no host watches the bucket.
 async fn calm(nats: &Nats) -> TestGateway {
-    let mut config = Config::dev(nats.url(), None);
+    calm_at(nats.url()).await
+}
+
+async fn calm_at(url: String) -> TestGateway {
+    let mut config = Config::dev(url, None);
     let caller = "[callers.nobody]\ntoken_sha256 = [\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"]\ngrants = []\n";
     config.lattices = Config::parse(&format!("{CALM}{caller}"), std::iter::empty())
         .unwrap()
@@ -708,6 +716,36 @@ async fn a_watch_that_nobody_listens_to_is_listed() {
     let deaf = stand.described().await.deaf_watches;
     assert_eq!(deaf.len(), 1);
     assert_eq!(&*deaf[0].consumer, "deaf");
+}
+
+#[tokio::test]
+async fn an_edit_that_waits_for_who_has_gone_away_is_not_published() {
+    let nats = Nats::start().await;
+    let wire = Wire::to(nats.port()).await;
+    let gateway = calm_at(wire.url()).await;
+    let stand = Stand::of(nats, gateway).await;
+    let link = |name: &str| InterfaceLink {
+        name: name.to_owned(),
+        ..interface_link("echo")
+    };
+    stand.put(link("first")).await.unwrap();
+
+    wire.stall_publishes(true);
+    let second = stand.put(link("second"));
+    let gone = async {
+        stand.gateway.are_under_way(1).await;
+        tokio::select! {
+            _ = stand.put(link("abandoned")) => panic!("answered by a server that got nothing"),
+            () = stand.gateway.are_under_way(2) => {}
+        }
+        stand.gateway.are_under_way(1).await;
+        wire.stall_publishes(false);
+    };
+    let (second, ()) = join(second, gone).await;
+    second.unwrap();
+    stand.put(link("last")).await.unwrap();
+    let names = stand.listed().await.into_iter().map(|link| link.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["first", "last", "second"]);
 }
 
 /// A stand-in for a host: reads the record, pauses, changes what is its own, and writes the whole without a check. A real

@@ -486,10 +486,7 @@ async fn of_a_broken_wire() -> Vec<Told> {
         told(narrow.lattices().list_lattices(list).await).unwrap_err()
     };
     let overloaded = async {
-        until("a call is in flight", async || {
-            narrow.metrics().await.contains("rpc_in_flight 1\n").then_some(())
-        })
-        .await;
+        narrow.are_under_way(1).await;
         told(
             narrow
                 .lattices()

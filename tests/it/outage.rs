@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join;
 use lattice_gateway::proto::{
     Consistency, ErrorReason, GetLatticeRequest, GetLinkDefinitionRequest, Lattice, Outcome,
     PutLinkDefinitionRequest, PutLinkDefinitionResponse, consistency::Requirement,
@@ -138,6 +139,46 @@ async fn a_publish_that_the_server_sits_on_lands_once_or_never() {
     .await;
     assert_eq!(answer.link_definition.unwrap().values["value"], "second");
     assert_eq!(nats.state("default").await.1, 2, "it landed once");
+}
+
+#[tokio::test]
+async fn nothing_is_published_for_who_has_gone_away_before_but_for_who_has_joined_the_call() {
+    let nats = Nats::start().await;
+    nats.create_stream("default", json!({})).await;
+    let wire = Wire::to(nats.port()).await;
+    let gateway = TestGateway::at(&wire.url()).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let put = |value: &str| {
+        let id = format!("request-{value}");
+        named(put_link(link(&actor, &provider, value)), &id, None)
+    };
+    let sequence_of = |put: Result<PutLinkDefinitionResponse, Told>| {
+        put.unwrap().result.unwrap().revision.unwrap().sequence
+    };
+    gateway.put(put("first")).await.unwrap();
+
+    wire.stall_publishes(true);
+    let second = gateway.put(put("second"));
+    let behind = async {
+        gateway.are_under_way(1).await;
+        let joined = gateway.put(put("joined"));
+        let gone = async {
+            {
+                let both = join(gateway.put(put("abandoned")), gateway.put(put("joined")));
+                tokio::select! {
+                    _ = both => panic!("answered by a server that got nothing"),
+                    () = gateway.are_under_way(4) => {}
+                }
+            }
+            gateway.are_under_way(2).await;
+            wire.stall_publishes(false);
+        };
+        join(joined, gone).await.0
+    };
+    let (second, joined) = join(second, behind).await;
+    assert_eq!(sequence_of(second), 2);
+    assert_eq!(sequence_of(joined), 3);
+    assert_eq!(sequence_of(gateway.put(put("last")).await), 4);
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         any_target: false,
         condition: Condition::None,
         trail: Trail::default(),
+        abandoned: CancellationToken::new(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         ControlError, Deadline,
         decide::Mutation,
         lattice::Lattice,
-        mutate::{Outcome, RETRY_PAUSE, Written, no_message, nothing_written},
+        mutate::{Outcome, RETRY_PAUSE, Written, abandoned, no_message, nothing_written},
     },
     domain::{Entry, EntryKey, Etag, InterfaceLink, hash::LengthPrefixed, revision::Tag},
     store::{
@@ -213,6 +213,11 @@ impl Driver {
                 .partition(|edit: &Edit| !edit.deadline.left().is_zero());
             open = left;
             refuse_all(late, &ControlError::Contention);
+            let (gone, left) = open
+                .into_iter()
+                .partition(|edit| edit.undone.is_none() && self.lattice.is_abandoned(&edit.mutation));
+            open = left;
+            refuse_all(gone, &abandoned());
             let Some(deadline) = open.iter().map(|edit| edit.deadline).max() else {
                 return;
             };

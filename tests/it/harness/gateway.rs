@@ -28,7 +28,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::{Nats, api, raw::AsItIs};
+use super::{Nats, api, raw::AsItIs, until};
 
 /// A gateway with a client's channel to it.
 pub struct TestGateway {
@@ -194,6 +194,15 @@ impl TestGateway {
     /// The metrics, as they are scraped.
     pub async fn metrics(&self) -> String {
         metrics(self.running.admin).await
+    }
+
+    /// Waits until so many calls are under way.
+    pub async fn are_under_way(&self, calls: usize) {
+        let line = format!("\nlattice_gateway_rpc_in_flight {calls}\n");
+        until(&format!("{calls} calls are under way"), async || {
+            self.metrics().await.contains(&line).then_some(())
+        })
+        .await;
     }
 
     /// Puts a link.
