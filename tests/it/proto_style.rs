@@ -154,6 +154,20 @@ fn the_zero_of_every_enum_is_unspecified() {
 }
 
 #[test]
+fn every_reason_of_errors_says_what_to_do() {
+    let files = api::files();
+    let mut enums = files.iter().flat_map(|file| &file.enum_type);
+    let reasons = enums.find(|of| of.name() == "ErrorReason").unwrap();
+    let reasons = reasons.value[1..].iter().map(EnumValueDescriptorProto::name);
+    let page = include_str!("../../docs/errors.md");
+    let headings = page.lines().filter_map(|line| line.strip_prefix("### "));
+    assert_eq!(
+        headings.collect::<BTreeSet<_>>(),
+        reasons.collect::<BTreeSet<_>>()
+    );
+}
+
+#[test]
 fn every_rpc_has_a_request_and_a_response_of_its_own() {
     let files = api::files();
     let mut used = BTreeSet::new();
