@@ -6,7 +6,7 @@ VENV_PYTHON = .tools/venv/bin/python
 WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test compat campaign fuzz lint lint-format lint-clippy lint-doc bench clean-tools
+.PHONY: help tools build run test compat campaign fuzz lint lint-format lint-clippy lint-doc bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ lint-doc:
 
 bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)
+
+bench-check: ## Run every part of the benchmarks once, in a debug build: whether they work, not how fast anything is.
+	$(WITH_NATS) cargo test --bench gateway -- --quick --out target/bench
 
 campaign: ## Break real servers and gateways under load, and check every history. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo test --features campaign --test campaign -- $(ARGS)
