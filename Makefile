@@ -40,6 +40,7 @@ lint-format:
 
 lint-clippy:
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features --lib -- -D warnings
 	cargo clippy --features campaign --lib --bins --test campaign -- -D warnings
 
 lint-doc:

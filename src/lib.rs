@@ -156,18 +156,32 @@
 //! `Set`, `Delete`, `Provision` or `Migrate`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
 //! `apply_service.proto`, `rpc/change.rs` and `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
 
+#[cfg(feature = "server")]
 pub mod app;
+#[cfg(feature = "server")]
 pub mod audit;
+#[cfg(feature = "server")]
 pub mod auth;
+#[cfg(feature = "server")]
 pub mod command;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod control;
+#[cfg(feature = "server")]
 pub mod dev;
+#[cfg(feature = "server")]
 pub mod domain;
+#[cfg(feature = "server")]
 mod jitter;
 pub mod proto;
+#[cfg(feature = "server")]
 pub mod reload;
+#[cfg(feature = "server")]
 pub mod rpc;
+#[cfg(feature = "server")]
 pub mod safeguard;
+#[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
 pub mod telemetry;
