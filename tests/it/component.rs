@@ -719,6 +719,37 @@ async fn a_watch_that_nobody_listens_to_is_listed() {
 }
 
 #[tokio::test]
+async fn an_edit_that_another_gateway_carried_out_and_replaced_shows_what_stands() {
+    let nats = Nats::start().await;
+    let wire = Wire::to(nats.port()).await;
+    let slow = calm_at(wire.url()).await;
+    let stand = Stand::of(nats, slow).await;
+    let quick = calm(&stand.nats).await;
+    let with = |interface: &str, request_id: &str| PutInterfaceLinkRequest {
+        request_id: request_id.to_owned(),
+        ..put_interface_link(InterfaceLink {
+            interfaces: vec![interface.to_owned()],
+            ..interface_link("echo")
+        })
+    };
+    put(&stand.gateway, with("first", "request-0001")).await.unwrap();
+
+    wire.stall_publishes(true);
+    let twice = with("twice", "request-0002");
+    let slowly = put(&stand.gateway, twice.clone());
+    let meanwhile = async {
+        stand.gateway.are_under_way(1).await;
+        put(&quick, twice.clone()).await.unwrap();
+        put(&quick, with("later", "request-0003")).await.unwrap();
+        wire.stall_publishes(false);
+    };
+    let (slowly, ()) = join(slowly, meanwhile).await;
+    let slowly = slowly.unwrap();
+    assert!(slowly.result.unwrap().superseded);
+    assert_eq!(slowly.interface_link.unwrap().interfaces, ["later"]);
+}
+
+#[tokio::test]
 async fn an_edit_that_waits_for_who_has_gone_away_is_not_published() {
     let nats = Nats::start().await;
     let wire = Wire::to(nats.port()).await;

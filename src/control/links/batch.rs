@@ -407,6 +407,15 @@ impl Driver {
         }
     }
 
+    /// The link as it is now.
+    fn standing(&self, key: &EntryKey) -> Option<Winner> {
+        let EntryKey::InterfaceLink(id) = key else {
+            return None;
+        };
+        let now = self.lattice.look(|contents| contents.interface_link(id));
+        now.ok().flatten().map(Winner::from)
+    }
+
     /// Answers the edits of a batch that has come to its end.
     async fn answer(
         &self,
@@ -438,11 +447,11 @@ impl Driver {
             .map(|included| Arc::clone(&included.key))
             .collect::<Vec<_>>();
         for (place, included) in batch.into_iter().enumerate() {
-            let is_overtaken = keys.iter().skip(place + 1).any(|later| *later == included.key)
-                || is_overtaken_on_record(included.stamp);
+            let is_overtaken_here = keys.iter().skip(place + 1).any(|later| *later == included.key);
+            let is_overtaken_elsewhere = is_overtaken_on_record(included.stamp);
             let state = included.state(draft);
             let stands = state.as_ref().map(|link| mirror::link_etag(revision.epoch, link));
-            let winner = Winner {
+            let left_by_batch = Winner {
                 revision,
                 etag: stands.unwrap_or(Etag {
                     revision,
@@ -459,6 +468,10 @@ impl Driver {
                     },
                 },
             };
+            let winner = match is_overtaken_elsewhere {
+                true => self.standing(&included.key),
+                false => Some(left_by_batch),
+            };
             self.lattice.acknowledged(Arc::clone(&included.key), revision);
             let written = Written {
                 key: included.key,
@@ -467,8 +480,8 @@ impl Driver {
                     false => Outcome::Applied,
                 },
                 revision,
-                superseded: is_overtaken,
-                winner: Some(winner),
+                superseded: is_overtaken_here || is_overtaken_elsewhere,
+                winner,
                 before: included.before,
                 would_stand: None,
             };
