@@ -142,6 +142,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     }
     let readiness = Readiness {
         upstreams: upstreams.clone(),
+        lattices: Arc::clone(&lattices),
         draining: drain.clone(),
         metrics,
     };
@@ -317,6 +318,7 @@ async fn quiet(admission: Arc<layers::Admission>, limits: CallLimits, drain: Can
 #[derive(Clone, Debug)]
 struct Readiness {
     upstreams: Upstreams,
+    lattices: Arc<Lattices>,
     draining: CancellationToken,
     metrics: Metrics,
 }
@@ -383,7 +385,10 @@ async fn metrics(State(readiness): State<Readiness>) -> ([(&'static str, &'stati
     for (upstream, status) in readiness.statuses() {
         readiness.metrics.connected(upstream, status == Status::Connected);
     }
-    ([("content-type", OPEN_METRICS)], readiness.metrics.render())
+    (
+        [("content-type", OPEN_METRICS)],
+        readiness.metrics.render(readiness.lattices.streams()),
+    )
 }
 
 /// Keeps gRPC health as readiness is.

@@ -1,7 +1,8 @@
 //! Logs and metrics.
 //!
 //! Log fields are the same everywhere: `rpc`, `call_id`, `caller`, `lattice`, `stream`, `sequence`. Never tokens, link
-//! values or bodies. Labels of metrics are bounded: methods and codes that are known, nothing that callers choose.
+//! values or bodies. Labels of metrics are bounded: methods and codes that are known, streams that there are, nothing else
+//! that callers choose.
 
 use std::{
     io::IsTerminal,
@@ -9,13 +10,18 @@ use std::{
     time::Duration,
 };
 
-use crate::auth::authenticate::Unauthenticated;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    auth::authenticate::Unauthenticated,
+    store::publish::{Published, Refused},
+};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -72,13 +78,19 @@ struct Why {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reload {
+struct ResultLabel {
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Audited {
-    result: &'static str,
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    lattice: String,
+    stream: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,9 +103,100 @@ struct Undone {
     acknowledgement: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EffectLabel {
-    result: &'static str,
+/// A stream that is followed, as it is scraped.
+#[derive(Clone, Debug)]
+pub struct StreamState {
+    /// The lattice.
+    pub lattice: String,
+    /// The stream.
+    pub stream: String,
+    /// Where the gateway's copy of it is.
+    pub sequence: u64,
+    /// Where the stream is, as its leader told within the last 2.5 seconds.
+    pub last_sequence: u64,
+    /// Subjects that hold a message.
+    pub subjects: u64,
+    /// Messages among them that no host can read.
+    pub malformed: usize,
+    /// Members of its configuration that are not as hosts create them.
+    pub differences: usize,
+    /// Whether writes are taken.
+    pub is_writable: bool,
+}
+
+/// The streams that are told of, at most: the others are those of the last names.
+const STREAMS_MAX: usize = 1_000;
+
+#[derive(Clone, Debug, Default)]
+struct StreamGauges {
+    sequence: Family<StreamLabel, Gauge>,
+    last_sequence: Family<StreamLabel, Gauge>,
+    subjects: Family<StreamLabel, Gauge>,
+    malformed: Family<StreamLabel, Gauge>,
+    differences: Family<StreamLabel, Gauge>,
+    is_writable: Family<StreamLabel, Gauge>,
+}
+
+impl StreamGauges {
+    /// Each with its name and what it tells.
+    fn all(&self) -> [(&'static str, &'static str, &Family<StreamLabel, Gauge>); 6] {
+        [
+            (
+                "stream_sequence",
+                "Where the gateway's copy of a stream is",
+                &self.sequence,
+            ),
+            (
+                "stream_last_sequence",
+                "Where a stream is, as its leader told within the last 2.5 seconds",
+                &self.last_sequence,
+            ),
+            (
+                "stream_subjects",
+                "Subjects of a stream that hold a message",
+                &self.subjects,
+            ),
+            (
+                "stream_malformed_messages",
+                "Messages of a stream that no host can read",
+                &self.malformed,
+            ),
+            (
+                "stream_config_differences",
+                "Members of a stream's configuration that are not as hosts create them",
+                &self.differences,
+            ),
+            (
+                "stream_is_writable",
+                "1 while writes to a stream are taken, 0 while its configuration or its layout forbids them",
+                &self.is_writable,
+            ),
+        ]
+    }
+
+    fn set(&self, mut streams: Vec<StreamState>) {
+        streams.sort_by(|one, other| one.stream.cmp(&other.stream));
+        for (_, _, gauges) in self.all() {
+            gauges.clear();
+        }
+        for stream in streams.into_iter().take(STREAMS_MAX) {
+            let label = StreamLabel {
+                lattice: stream.lattice,
+                stream: stream.stream,
+            };
+            let set = |gauges: &Family<StreamLabel, Gauge>, value: u64| {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                gauges.get_or_create(&label).set(value);
+            };
+            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            set(&self.sequence, stream.sequence);
+            set(&self.last_sequence, stream.last_sequence);
+            set(&self.subjects, stream.subjects);
+            set(&self.malformed, count(stream.malformed));
+            set(&self.differences, count(stream.differences));
+            set(&self.is_writable, u64::from(stream.is_writable));
+        }
+    }
 }
 
 /// What became of telling others of a write.
@@ -109,6 +212,11 @@ pub enum Effect {
     NoSubject,
 }
 
+/// Bounds of the buckets of times.
+const SECONDS: [f64; 13] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
 /// The process's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -119,13 +227,18 @@ pub struct Metrics {
     watches: Gauge,
     watches_lagged: Counter,
     connected: Family<UpstreamLabel, Gauge>,
-    effects: Family<EffectLabel, Counter>,
+    effects: Family<ResultLabel, Counter>,
     undone: Family<Undone, Counter>,
     unauthenticated: Family<Why, Counter>,
-    reloads: Family<Reload, Counter>,
+    reloads: Family<ResultLabel, Counter>,
     reload_ok: Gauge,
-    audited: Family<Audited, Counter>,
+    audited: Family<ResultLabel, Counter>,
     certificate_ends: Gauge,
+    written: Family<OutcomeLabel, Counter>,
+    published: Family<ResultLabel, Counter>,
+    publish_seconds: Histogram,
+    /// Locked for one scrape at a time.
+    streams: Arc<Mutex<StreamGauges>>,
 }
 
 impl Metrics {
@@ -133,11 +246,11 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("lattice_gateway");
         let answered = Family::default();
-        let seconds: Family<Method, Histogram, fn() -> Histogram> = Family::new_with_constructor(|| {
-            Histogram::new([
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
-            ])
-        });
+        let seconds: Family<Method, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(SECONDS));
+        let (written, published) = (Family::default(), Family::default());
+        let publish_seconds = Histogram::new(SECONDS);
+        let streams = StreamGauges::default();
         let (in_flight, connected) = (Gauge::default(), Family::default());
         let (watches, watches_lagged) = (Gauge::default(), Counter::default());
         let effects = Family::default();
@@ -197,6 +310,24 @@ impl Metrics {
             "When the listener's certificate ends, Unix seconds; 0 without TLS",
             certificate_ends.clone(),
         );
+        registry.register(
+            "writes",
+            "Mutations carried out, by outcome; REFUSED are those known not to be applied",
+            written.clone(),
+        );
+        registry.register(
+            "publishes",
+            "Publishes, by what became of them",
+            published.clone(),
+        );
+        registry.register(
+            "publish_duration_seconds",
+            "Time until JetStream acknowledged a publish that is stored",
+            publish_seconds.clone(),
+        );
+        for (name, help, gauges) in streams.all() {
+            registry.register(name, help, gauges.clone());
+        }
         Self {
             registry: Arc::new(registry),
             answered,
@@ -212,6 +343,30 @@ impl Metrics {
             reload_ok,
             audited,
             certificate_ends,
+            written,
+            published,
+            publish_seconds,
+            streams: Arc::new(Mutex::new(streams)),
+        }
+    }
+
+    /// A mutation has come to its end.
+    pub fn written(&self, outcome: &'static str) {
+        self.written.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// A publish has come to its end.
+    pub fn published(&self, published: &Published, time: Duration) {
+        let result = match published {
+            Published::Stored(_) => "stored",
+            Published::Duplicate(_) => "duplicate",
+            Published::Refused(Refused::Overtaken | Refused::InFlight) => "overtaken",
+            Published::Refused(_) => "refused",
+            Published::Unknown => "unknown",
+        };
+        self.published.get_or_create(&ResultLabel { result }).inc();
+        if matches!(published, Published::Stored(_)) {
+            self.publish_seconds.observe(time.as_secs_f64());
         }
     }
 
@@ -223,13 +378,13 @@ impl Metrics {
     /// Counts a record of an attempt to change something.
     pub fn audited(&self, is_written: bool) {
         let result = if is_written { "written" } else { "failed" };
-        self.audited.get_or_create(&Audited { result }).inc();
+        self.audited.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Counts a change of the configuration.
     pub fn reloaded(&self, is_taken_over: bool) {
         let result = if is_taken_over { "taken-over" } else { "refused" };
-        self.reloads.get_or_create(&Reload { result }).inc();
+        self.reloads.get_or_create(&ResultLabel { result }).inc();
         self.reload_ok.set(i64::from(is_taken_over));
     }
 
@@ -277,7 +432,7 @@ impl Metrics {
             Effect::Unseen => "unseen",
             Effect::NoSubject => "no_subject",
         };
-        self.effects.get_or_create(&EffectLabel { result }).inc();
+        self.effects.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// A host undid an edit of an interface link; where that is noticed in time it is applied again.
@@ -296,8 +451,10 @@ impl Metrics {
         connected.set(i64::from(is_connected));
     }
 
-    /// In the `OpenMetrics` text form.
-    pub fn render(&self) -> String {
+    /// In the `OpenMetrics` text form, with these streams.
+    pub fn render(&self, streams: Vec<StreamState>) -> String {
+        let gauges = self.streams.lock();
+        gauges.set(streams);
         let mut text = String::new();
         // Writing to a string cannot fail.
         match encode(&mut text, &self.registry) {

@@ -22,7 +22,9 @@ use crate::{
         feed::{Feed, Inspection},
         layout::Part,
         mirror::{Contents, Mirror, Told},
+        publish::{self, Outgoing, Published},
     },
+    telemetry::StreamState,
 };
 
 /// For how long before a migration was noticed acknowledged writes are listed as at risk.
@@ -81,6 +83,37 @@ impl Lattice {
     /// What the leader last told of the stream.
     pub fn inspection(&self) -> Inspection {
         self.feed.inspection()
+    }
+
+    /// As it is scraped.
+    pub(super) fn state(&self) -> StreamState {
+        let is_writable = self.writable().is_ok();
+        let (last_sequence, differences) = self
+            .feed
+            .with_inspection(|inspection| (inspection.last_sequence, inspection.drift.len()));
+        let held = self.mirror().read(|contents| {
+            let sequence = contents.position().sequence;
+            (sequence, contents.subjects(), contents.malformed().len())
+        });
+        let (sequence, subjects, malformed) = held.unwrap_or_default();
+        StreamState {
+            lattice: self.name.as_str().to_owned(),
+            stream: self.stream.clone(),
+            sequence,
+            last_sequence,
+            subjects,
+            malformed,
+            differences,
+            is_writable,
+        }
+    }
+
+    /// Publishes, and counts what became of it.
+    pub(super) async fn publish(&self, outgoing: Outgoing<'_>, timeout: Duration) -> Published {
+        let began = Instant::now();
+        let published = publish::publish(self.api.connection(), outgoing, timeout).await;
+        self.effects.metrics.published(&published, began.elapsed());
+        published
     }
 
     /// Whether the stream is still there, as far as is known.

@@ -34,6 +34,7 @@ use crate::{
         feed::{Feed, FeedConfig},
         layout::{ClaimsForm, Part, bucket, cache_stream, kv},
     },
+    telemetry::StreamState,
 };
 
 pub use crate::store::{layout::Layout, provisioning::Storage};
@@ -279,6 +280,14 @@ impl Lattices {
         };
         self.provision_new(name, new, deadline).await?;
         self.open(name, deadline).await
+    }
+
+    /// The streams that are followed, as they are scraped.
+    pub fn streams(&self) -> Vec<StreamState> {
+        let open = self.open.lock();
+        let open = open.values().filter_map(|slot| slot.get());
+        let there = open.filter(|lattice| lattice.exists());
+        there.map(|lattice| lattice.state()).collect()
     }
 
     /// What the first write to a lattice creates.

@@ -222,6 +222,7 @@ impl Lattice {
             });
             let result = self.carry_out(&mutation, deadline).await;
             note(&mutation.trail, &result);
+            self.effects.metrics.written(outcome_of(&result));
             if let Some(joinable) = joinable {
                 joinable.end(&result);
             }
@@ -392,7 +393,7 @@ impl Attempt<'_> {
             body,
         };
         let timeout = self.lattice.ack_timeout.min(self.deadline.left());
-        let published = publish::publish(self.lattice.api.connection(), outgoing, timeout).await;
+        let published = self.lattice.publish(outgoing, timeout).await;
         self.fresh = None;
         match published {
             Published::Stored(sequence) => {
@@ -541,7 +542,7 @@ impl Attempt<'_> {
             marker: None,
             body,
         };
-        match publish::publish(self.lattice.api.connection(), outgoing, self.lattice.ack_timeout).await {
+        match self.lattice.publish(outgoing, self.lattice.ack_timeout).await {
             Published::Stored(expected_sequence) => Publish {
                 expected_sequence,
                 ..due
@@ -744,6 +745,16 @@ pub(super) fn lacks_config(configs: &Contents, name: &str) -> bool {
     let view = configs.view(&EntryKey::Config(name.into()), [0; 8]);
     let is_there = name.starts_with("SECRET") && view.squatter.is_some();
     view.standing().is_none() && !is_there
+}
+
+/// What became of a mutation, as metrics name it.
+fn outcome_of(result: &Outcomes) -> &'static str {
+    match result {
+        Ok(written) => written.outcome.as_str(),
+        Err(ControlError::OutcomeUnknown { .. }) => "OUTCOME_UNKNOWN",
+        Err(ControlError::OutcomeSuperseded) => "OUTCOME_SUPERSEDED",
+        Err(_) => "REFUSED",
+    }
 }
 
 /// Records what became of a mutation.

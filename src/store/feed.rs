@@ -57,6 +57,8 @@ pub struct Inspection {
     pub has_rival: bool,
     /// Why the stream cannot be read at the moment.
     pub trouble: Option<ApiError>,
+    /// The stream's last sequence.
+    pub last_sequence: u64,
 }
 
 /// What a feed works with.
@@ -102,6 +104,7 @@ impl Feed {
             config: info.config.clone(),
             has_rival: false,
             trouble: None,
+            last_sequence: info.state.last_seq,
         });
         let ended = stop.child_token();
         let worker = Worker {
@@ -412,6 +415,7 @@ impl Worker {
             inspection.config = info.config.clone();
             inspection.has_rival = has_rival;
             inspection.trouble = None;
+            inspection.last_sequence = info.state.last_seq;
             is_news
         });
         if is_news {

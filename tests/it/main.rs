@@ -39,6 +39,7 @@ mod kv_model;
 mod lattice;
 mod latticectl;
 mod link_definition;
+mod metrics;
 mod migrate;
 mod model;
 mod moving;

@@ -22,7 +22,7 @@ use crate::{
         evidence::{Evidence, Stamp},
         layout::component,
         mirror::{self, After, State, View, Winner},
-        publish::{self, Outgoing, Published, Refused},
+        publish::{Outgoing, Published, Refused},
     },
 };
 
@@ -345,7 +345,7 @@ impl Driver {
                 body: body.clone(),
             };
             let timeout = lattice.ack_timeout.min(deadline.left());
-            let published = publish::publish(lattice.api.connection(), outgoing, timeout).await;
+            let published = lattice.publish(outgoing, timeout).await;
             match published {
                 Published::Stored(sequence) => return Frozen::Stored(sequence),
                 Published::Unknown => {
