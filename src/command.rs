@@ -15,11 +15,11 @@ use nats_permissions::NatsPermissions;
 use crate::{
     app::{self, Running},
     auth::{EVERY_LATTICE, VerbName, explain::Explanation},
-    config::{self, Config},
+    config::{self, Config, LogConfig},
     control::lattices::{Layout, NewLattice, Storage},
     dev::{DevServer, NatsServer},
     domain::LatticeName,
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFormat, traces},
 };
 
 /// A gRPC gateway for wasmCloud lattices: claims, link definitions and OCI references, written safely.
@@ -170,17 +170,17 @@ impl Serve {
         {
             return fail(&mistake, EX_USAGE);
         }
-        if !telemetry::init(&config.log.filter, config.log.format) {
-            return fail(
-                "log.filter: does not parse; write it as `info` or `lattice_gateway=debug`",
-                EX_USAGE,
-            );
-        }
         in_runtime(async move {
-            match app::start(config).await {
+            let LogConfig { filter, format } = &config.log;
+            if let Err(mistake) = telemetry::init(filter, *format, config.traces.as_ref()) {
+                return fail(&mistake, EX_USAGE);
+            }
+            let ended = match app::start(config).await {
                 Ok(running) => until_told(running).await,
                 Err(error) => fail(&chain(&error), 1),
-            }
+            };
+            drop(tokio::task::spawn_blocking(traces::end).await);
+            ended
         })
     }
 }
@@ -235,11 +235,8 @@ fn token() -> ExitCode {
 
 impl Dev {
     fn run(self) -> ExitCode {
-        if !telemetry::init(&self.log, LogFormat::Text) {
-            return fail(
-                "--log: does not parse; write it as `info` or `lattice_gateway=debug`",
-                EX_USAGE,
-            );
+        if let Err(mistake) = telemetry::init(&self.log, LogFormat::Text, None) {
+            return fail(&mistake.replacen("log.filter", "--log", 1), EX_USAGE);
         }
         in_runtime(self.serve())
     }

@@ -31,7 +31,7 @@ use crate::{
         connection::Credentials,
         layout::{ClaimsForm, Layout},
     },
-    telemetry::LogFormat,
+    telemetry::{LogFormat, traces::TracesConfig},
 };
 
 /// What environment variables begin with.
@@ -80,6 +80,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// How logs are written.
     pub log: LogConfig,
+    /// Where traces go; nowhere where that is not configured.
+    pub traces: Option<TracesConfig>,
 }
 
 /// Bounds on calls.
@@ -133,6 +135,7 @@ struct RawConfig {
     nats: RawNats,
     upstreams: BTreeMap<String, RawNats>,
     log: RawLog,
+    traces: Option<RawTraces>,
     tls: Option<RawTls>,
     audit: Option<RawAudit>,
     lattices: BTreeMap<String, RawLattice>,
@@ -216,6 +219,44 @@ enum RawOnFailure {
     #[default]
     Refuse,
     Continue,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTraces {
+    endpoint: String,
+    #[serde(default = "a_hundredth")]
+    sample: f64,
+    #[serde(default = "own_name")]
+    service_name: String,
+}
+
+fn a_hundredth() -> f64 {
+    0.01
+}
+
+fn own_name() -> String {
+    env!("CARGO_PKG_NAME").to_owned()
+}
+
+impl RawTraces {
+    fn read(&self, mistakes: &mut Vec<String>) -> TracesConfig {
+        let has_scheme = ["http://", "https://"].map(|scheme| self.endpoint.starts_with(scheme));
+        if !has_scheme.contains(&true) || self.endpoint.parse::<http::Uri>().is_err() {
+            mistakes.push(format!(
+                "traces.endpoint: {:?} is no URL; write it as `http://127.0.0.1:4317`",
+                self.endpoint
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.sample) {
+            mistakes.push("traces.sample: must be from 0 to 1".to_owned());
+        }
+        TracesConfig {
+            endpoint: self.endpoint.clone(),
+            sample: self.sample,
+            service_name: self.service_name.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -478,6 +519,7 @@ impl Config {
                 filter: raw.log.filter.clone(),
                 format: raw.log.format,
             },
+            traces: raw.traces.as_ref().map(|traces| traces.read(mistakes)),
         }
     }
 }

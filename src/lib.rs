@@ -13,7 +13,7 @@
 //! app  -> { config, reload, rpc, control, auth, audit, store, telemetry }    the composition root: builds, serves, drains
 //! rpc  -> { control, auth, audit, domain, proto }               TLS and gRPC in, operations out
 //! control -> { auth::Grant, audit::Trail, domain, store }       the operations and the write protocol
-//! store -> { domain }                                           subjects, bodies, headers, the mirror, NATS
+//! store -> { domain, telemetry }                                subjects, bodies, headers, the mirror, NATS
 //! auth -> { domain }         domain -> nothing                  proto: generated
 //! ```
 //!

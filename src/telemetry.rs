@@ -1,8 +1,10 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 //!
 //! Log fields are the same everywhere: `rpc`, `call_id`, `caller`, `lattice`, `stream`, `sequence`. Never tokens, link
 //! values or bodies. Labels of metrics are bounded: methods and codes that are known, streams that there are, nothing else
 //! that callers choose.
+
+pub mod traces;
 
 use std::{
     io::IsTerminal,
@@ -16,12 +18,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    auth::authenticate::Unauthenticated,
-    store::publish::{Published, Refused},
-};
+use self::traces::TracesConfig;
+use crate::auth::authenticate::Unauthenticated;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -33,22 +33,29 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log to standard error, as `filter` says (`info`, `lattice_gateway=debug`, …). `false` where the filter
-/// does not parse or logging has begun before.
-pub fn init(filter: &str, format: LogFormat) -> bool {
-    let Ok(filter) = filter.parse::<EnvFilter>() else {
-        return false;
-    };
+/// Begins to log to standard error, as `filter` says (`info`, `lattice_gateway=debug`, …), and to send traces; these need the
+/// runtime. `Err` says what is wrong with which setting.
+pub fn init(filter: &str, format: LogFormat, traces: Option<&TracesConfig>) -> Result<(), String> {
+    let filter = filter.parse::<EnvFilter>().map_err(|error| {
+        format!("log.filter: does not parse ({error}); write it as `info` or `lattice_gateway=debug`")
+    })?;
+    let traces = traces.map(traces::layer).transpose()?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
-    let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let has_begun = match format {
-        LogFormat::Text => registry.with(layer).try_init().is_ok(),
-        LogFormat::Json => registry.with(layer.json()).try_init().is_ok(),
+    let layer = match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().boxed(),
     };
-    has_begun && FILTER.set(handle).is_ok()
+    let subscriber = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .with(traces);
+    subscriber
+        .try_init()
+        .map_err(|error| format!("logging has begun before: {error}"))?;
+    FILTER.get_or_init(|| handle);
+    Ok(())
 }
 
 /// Logs what `filter` says from now on. `false` where it does not parse or nothing is logged.
@@ -244,110 +251,117 @@ pub struct Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            answered: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            in_flight: Gauge::default(),
+            watches: Gauge::default(),
+            watches_lagged: Counter::default(),
+            connected: Family::default(),
+            effects: Family::default(),
+            undone: Family::default(),
+            unauthenticated: Family::default(),
+            reloads: Family::default(),
+            reload_ok: Gauge::default(),
+            audited: Family::default(),
+            certificate_ends: Gauge::default(),
+            written: Family::default(),
+            published: Family::default(),
+            publish_seconds: Histogram::new(SECONDS),
+            streams: Arc::default(),
+        };
+        metrics.reload_ok.set(1);
         let mut registry = Registry::with_prefix("lattice_gateway");
-        let answered = Family::default();
-        let seconds: Family<Method, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(|| Histogram::new(SECONDS));
-        let (written, published) = (Family::default(), Family::default());
-        let publish_seconds = Histogram::new(SECONDS);
-        let streams = StreamGauges::default();
-        let (in_flight, connected) = (Gauge::default(), Family::default());
-        let (watches, watches_lagged) = (Gauge::default(), Counter::default());
-        let effects = Family::default();
-        let undone = Family::default();
-        let unauthenticated = Family::default();
-        let reloads = Family::default();
-        let reload_ok = Gauge::default();
-        reload_ok.set(1);
-        let audited = Family::default();
-        let certificate_ends = Gauge::default();
-        registry.register("rpc", "Calls answered, by method and gRPC code", answered.clone());
-        registry.register("rpc_duration_seconds", "Time until the answer", seconds.clone());
-        registry.register("rpc_in_flight", "Calls in flight", in_flight.clone());
-        registry.register("watches", "Watches that are open", watches.clone());
+        metrics.register_calls(&mut registry);
+        metrics.register_lattices(&mut registry);
+        metrics.register_process(&mut registry);
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    fn register_calls(&self, registry: &mut Registry) {
+        registry.register(
+            "rpc",
+            "Calls answered, by method and gRPC code",
+            self.answered.clone(),
+        );
+        registry.register(
+            "rpc_duration_seconds",
+            "Time until the answer",
+            self.seconds.clone(),
+        );
+        registry.register("rpc_in_flight", "Calls in flight", self.in_flight.clone());
+        registry.register("watches", "Watches that are open", self.watches.clone());
         registry.register(
             "watches_lagged",
             "Watches that were ended since their clients read too slowly",
-            watches_lagged.clone(),
-        );
-        registry.register(
-            "nats_connected",
-            "1 while connected to NATS, by upstream",
-            connected.clone(),
-        );
-        registry.register(
-            "effects",
-            "Notices to providers and events, by what became of them",
-            effects.clone(),
-        );
-        registry.register(
-            "link_edits_undone",
-            "Edits of interface links that a host undid, by whether they were acknowledged by then; those before are applied again",
-            undone.clone(),
+            self.watches_lagged.clone(),
         );
         registry.register(
             "unauthenticated",
             "Requests without a caller, by what was wrong with their credentials",
-            unauthenticated.clone(),
+            self.unauthenticated.clone(),
+        );
+    }
+
+    fn register_lattices(&self, registry: &mut Registry) {
+        registry.register(
+            "nats_connected",
+            "1 while connected to NATS, by upstream",
+            self.connected.clone(),
         );
         registry.register(
-            "config_reloads",
-            "Changes of the configuration, by whether they were taken over",
-            reloads.clone(),
+            "effects",
+            "Notices to providers and events, by what became of them",
+            self.effects.clone(),
         );
         registry.register(
-            "config_is_current",
-            "1 while the gateway runs with what its configuration files say, 0 once they do not parse",
-            reload_ok.clone(),
-        );
-        registry.register(
-            "audit_records",
-            "Records of attempts to change something, by whether they were written; one that waits is counted at each try",
-            audited.clone(),
-        );
-        registry.register(
-            "tls_certificate_not_after_seconds",
-            "When the listener's certificate ends, Unix seconds; 0 without TLS",
-            certificate_ends.clone(),
+            "link_edits_undone",
+            "Edits of interface links that a host undid, by whether they were acknowledged by then; those before are applied again",
+            self.undone.clone(),
         );
         registry.register(
             "writes",
             "Mutations carried out, by outcome; REFUSED are those known not to be applied",
-            written.clone(),
+            self.written.clone(),
         );
         registry.register(
             "publishes",
             "Publishes, by what became of them",
-            published.clone(),
+            self.published.clone(),
         );
         registry.register(
             "publish_duration_seconds",
             "Time until JetStream acknowledged a publish that is stored",
-            publish_seconds.clone(),
+            self.publish_seconds.clone(),
         );
-        for (name, help, gauges) in streams.all() {
+        for (name, help, gauges) in self.streams.lock().all() {
             registry.register(name, help, gauges.clone());
         }
-        Self {
-            registry: Arc::new(registry),
-            answered,
-            seconds,
-            in_flight,
-            watches,
-            watches_lagged,
-            connected,
-            effects,
-            undone,
-            unauthenticated,
-            reloads,
-            reload_ok,
-            audited,
-            certificate_ends,
-            written,
-            published,
-            publish_seconds,
-            streams: Arc::new(Mutex::new(streams)),
-        }
+    }
+
+    fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "config_reloads",
+            "Changes of the configuration, by whether they were taken over",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "config_is_current",
+            "1 while the gateway runs with what its configuration files say, 0 once they do not parse",
+            self.reload_ok.clone(),
+        );
+        registry.register(
+            "audit_records",
+            "Records of attempts to change something, by whether they were written; one that waits is counted at each try",
+            self.audited.clone(),
+        );
+        registry.register(
+            "tls_certificate_not_after_seconds",
+            "When the listener's certificate ends, Unix seconds; 0 without TLS",
+            self.certificate_ends.clone(),
+        );
     }
 
     /// A mutation has come to its end.
@@ -356,18 +370,13 @@ impl Metrics {
     }
 
     /// A publish has come to its end.
-    pub fn published(&self, published: &Published, time: Duration) {
-        let result = match published {
-            Published::Stored(_) => "stored",
-            Published::Duplicate(_) => "duplicate",
-            Published::Refused(Refused::Overtaken | Refused::InFlight) => "overtaken",
-            Published::Refused(_) => "refused",
-            Published::Unknown => "unknown",
-        };
+    pub fn published(&self, result: &'static str) {
         self.published.get_or_create(&ResultLabel { result }).inc();
-        if matches!(published, Published::Stored(_)) {
-            self.publish_seconds.observe(time.as_secs_f64());
-        }
+    }
+
+    /// A publish was acknowledged.
+    pub fn acknowledged_within(&self, time: Duration) {
+        self.publish_seconds.observe(time.as_secs_f64());
     }
 
     /// Notes when the listener's certificate ends, Unix seconds.

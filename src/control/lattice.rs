@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::{
     Clock, ControlError, Deadline,
@@ -24,7 +25,7 @@ use crate::{
         mirror::{Contents, Mirror, Told},
         publish::{self, Outgoing, Published},
     },
-    telemetry::StreamState,
+    telemetry::{StreamState, traces},
 };
 
 /// For how long before a migration was noticed acknowledged writes are listed as at risk.
@@ -111,8 +112,14 @@ impl Lattice {
     /// Publishes, and counts what became of it.
     pub(super) async fn publish(&self, outgoing: Outgoing<'_>, timeout: Duration) -> Published {
         let began = Instant::now();
-        let published = publish::publish(self.api.connection(), outgoing, timeout).await;
-        self.effects.metrics.published(&published, began.elapsed());
+        let span = traces::publish(outgoing.subject);
+        let publish = publish::publish(self.api.connection(), outgoing, timeout);
+        let published = publish.instrument(span).await;
+        let metrics = &self.effects.metrics;
+        metrics.published(published.as_str());
+        if matches!(published, Published::Stored(_)) {
+            metrics.acknowledged_within(began.elapsed());
+        }
         published
     }
 

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, Span, debug};
 
 use super::{Call, answers::Answers, server::Connection, status};
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
     },
     control::{Clock, ControlError, Deadline},
     jitter,
-    telemetry::{Metrics, UnderWay},
+    telemetry::{Metrics, UnderWay, traces},
 };
 
 const CODE: &str = "grpc-status";
@@ -98,7 +98,9 @@ pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request,
             Ok(admitted) => {
                 place = Some((admitted, admission.metrics.under_way()));
                 request.extensions_mut().insert(call.clone());
-                let response = admission.handle(method, &call, next.run(request)).await;
+                let (id, caller) = (&*call.id, call.caller().as_str());
+                let span = traces::call(method, id, caller, request.headers());
+                let response = admission.handle(span, &call, next.run(request)).await;
                 admission.hand_over(method, &call, response).await
             }
             Err(error) => {
@@ -322,26 +324,18 @@ impl Admission {
     }
 
     /// Handles a call that was admitted.
-    async fn handle(
-        &self,
-        method: &'static str,
-        call: &Call,
-        handled: impl Future<Output = Response>,
-    ) -> Response {
-        let span = debug_span!(
-            "rpc",
-            rpc = method,
-            call_id = &*call.id,
-            caller = call.caller().as_str()
-        );
+    async fn handle(&self, span: Span, call: &Call, handled: impl Future<Output = Response>) -> Response {
         let handled = AssertUnwindSafe(handled).catch_unwind();
         // Operations end by themselves in time; a request whose message does not arrive is ended here.
         let latest = call.deadline.at() + margin(self.deadline_max);
-        match tokio::time::timeout_at(latest, handled.instrument(span)).await {
+        let handled = tokio::time::timeout_at(latest, handled.instrument(span.clone()));
+        let response = match handled.await {
             Ok(Ok(response)) => response,
             Ok(Err(_panic)) => status::panicked(call).into_http(),
             Err(_late) => status::of(ControlError::ReadTimedOut, call).into_http(),
-        }
+        };
+        traces::answered(&span, code_of(response.headers()));
+        response
     }
 
     /// Lets an answer be read, where there is room for it.

@@ -15,7 +15,7 @@ use super::{
     evidence::{self, Evidence},
     layout::Marker,
 };
-use crate::safeguard::Safeguard;
+use crate::{safeguard::Safeguard, telemetry::traces};
 
 /// A message to be stored.
 #[derive(Clone, Debug)]
@@ -47,6 +47,19 @@ pub enum Published {
     Refused(Refused),
     /// It may or may not be stored, now or later.
     Unknown,
+}
+
+impl Published {
+    /// As metrics name it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stored(_) => "stored",
+            Self::Duplicate(_) => "duplicate",
+            Self::Refused(Refused::Overtaken | Refused::InFlight) => "overtaken",
+            Self::Refused(_) => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Why a publish is known not to be stored.
@@ -105,6 +118,7 @@ pub async fn publish(connection: &Connection, message: Outgoing<'_>, timeout: Du
         }
     }
     insert(&mut headers, evidence::HEADER, &message.evidence.encode());
+    traces::inject(&mut headers);
     send(connection, message.subject, headers, message.body, timeout).await
 }
 

@@ -52,5 +52,6 @@ mod secured;
 mod shutdown;
 mod tenancy;
 mod tls;
+mod traces;
 mod upstreams;
 mod watch;
