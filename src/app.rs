@@ -4,7 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use futures_util::future::select_all;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -58,6 +62,8 @@ pub struct Running {
     pub grpc: SocketAddr,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
+    lame_duck: Duration,
+    leaving: CancellationToken,
     drain: CancellationToken,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
@@ -68,8 +74,9 @@ pub struct Running {
 
 /// The upstream of `[nats]`, as metrics name it.
 const DEFAULT_UPSTREAM: &str = "default";
-/// Between telling load balancers and refusing calls.
-const LAME_DUCK: Duration = Duration::from_millis(100);
+/// How long no connection is accepted at start while a NATS is not connected: calls would be refused that can be answered
+/// a moment later, and clients that spread their calls would prefer whoever refuses fastest.
+const FIRST_CONNECT: Duration = Duration::from_secs(2);
 const TASKS_END_TIMEOUT: Duration = Duration::from_secs(3);
 const PROVISION_PAUSE: Duration = Duration::from_secs(1);
 /// How long one attempt to provision at start may take.
@@ -85,6 +92,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     );
     let upstreams = upstreams(&config).await?;
 
+    let leaving = CancellationToken::new();
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let metrics = Metrics::new();
@@ -143,7 +151,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     let readiness = Readiness {
         upstreams: upstreams.clone(),
         lattices: Arc::clone(&lattices),
-        draining: drain.clone(),
+        leaving: leaving.clone(),
         metrics,
     };
     spawn_admin(&tasks, admin_listener, readiness.clone(), stop.clone());
@@ -155,18 +163,26 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         stop.clone()
             .run_until_cancelled_owned(provision(lattices, config.provision_at_start)),
     );
-    let serving = tokio::spawn(server::serve(
+    let serve = server::serve(
         listener,
         router,
         config.connections,
         config.tls.clone(),
         drain.clone(),
         quiet(admission, config.calls.clone(), drain.clone()),
-    ));
+    );
+    let first_connected = timeout(FIRST_CONNECT, connected(upstreams.clone()));
+    let first_connected = drain.clone().run_until_cancelled_owned(first_connected);
+    let serving = tokio::spawn(async move {
+        drop(first_connected.await);
+        serve.await;
+    });
     info!(%grpc, %admin, "serving");
     Ok(Running {
         grpc,
         admin,
+        lame_duck: config.lame_duck,
+        leaving,
         drain,
         stop,
         serving,
@@ -179,30 +195,26 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
 impl Running {
     /// Resolves once every NATS is connected.
     pub async fn connected(&self) {
-        for connection in self.upstreams.iter().flat_map(Upstream::connections) {
-            connection.connected().await;
-        }
+        connected(self.upstreams.clone()).await;
     }
 
-    /// Drains and stops: health first says `NOT_SERVING`, calls in flight finish, then everything ends. Within the drain
-    /// timeout and 4 seconds.
+    /// Drains and stops: health first says `NOT_SERVING`, calls are taken until that was heard, those in flight finish, then
+    /// everything ends. Within `lame_duck`, the drain timeout and 4 seconds.
     pub async fn shut_down(self) {
         info!("draining");
+        self.leaving.cancel();
         for service in rpc::SERVICES.into_iter().chain([""]) {
             let status = tonic_health::ServingStatus::NotServing;
             self.health.set_service_status(service, status).await;
         }
-        tokio::time::sleep(LAME_DUCK).await;
+        sleep(self.lame_duck).await;
         self.drain.cancel();
         if let Err(error) = self.serving.await {
             error!(%error, "the server failed");
         }
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(TASKS_END_TIMEOUT, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        if timeout(TASKS_END_TIMEOUT, self.tasks.wait()).await.is_err() {
             warn!(tasks = self.tasks.len(), "tasks were left behind");
         }
         for connection in self.upstreams.iter().flat_map(Upstream::connections) {
@@ -242,6 +254,12 @@ async fn upstreams(config: &Config) -> Result<Upstreams, ConnectError> {
         others.push(upstream(name, nats, config.lattices.on(Some(name))).await?);
     }
     Ok(Upstreams { first, others })
+}
+
+async fn connected(upstreams: Upstreams) {
+    for connection in upstreams.iter().flat_map(Upstream::connections) {
+        connection.connected().await;
+    }
 }
 
 async fn upstream(name: &str, nats: &NatsConfig, serves: Names) -> Result<Upstream, ConnectError> {
@@ -319,7 +337,8 @@ async fn quiet(admission: Arc<layers::Admission>, limits: CallLimits, drain: Can
 struct Readiness {
     upstreams: Upstreams,
     lattices: Arc<Lattices>,
-    draining: CancellationToken,
+    /// Cancelled once the gateway goes, though it still takes calls.
+    leaving: CancellationToken,
     metrics: Metrics,
 }
 
@@ -342,7 +361,7 @@ impl Readiness {
 
     /// With one upstream connected the gateway has something to serve.
     fn why_not(&self) -> Option<String> {
-        if self.draining.is_cancelled() {
+        if self.leaving.is_cancelled() {
             return Some("draining".to_owned());
         }
         let statuses = self.statuses();
@@ -402,7 +421,7 @@ async fn tell_health(readiness: Readiness, health: HealthReporter) {
             .map(|connection| connection.status())
             .collect::<Vec<_>>();
         let is_ready = readiness.why_not().is_none();
-        if told != Some(is_ready) && !readiness.draining.is_cancelled() {
+        if told != Some(is_ready) && !readiness.leaving.is_cancelled() {
             let status = match is_ready {
                 true => tonic_health::ServingStatus::Serving,
                 false => tonic_health::ServingStatus::NotServing,
@@ -431,7 +450,7 @@ async fn provision(
             match lattices.provision_new(&lattice, new, deadline).await {
                 Ok(_plans) => break,
                 Err(ControlError::BackendUnavailable { .. } | ControlError::ProvisionUnknown) => {
-                    tokio::time::sleep(PROVISION_PAUSE).await;
+                    sleep(PROVISION_PAUSE).await;
                 }
                 Err(error) => {
                     error!(%lattice, %error, "the lattice was not provisioned");

@@ -50,6 +50,9 @@ pub struct Config {
     pub calls: CallLimits,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
+    /// How long calls are still taken, and answered, once health has said that the gateway goes: until load balancers have
+    /// heard it.
+    pub lame_duck: Duration,
     /// Where NATS is, for lattices that name no upstream.
     pub nats: NatsConfig,
     /// Where it is for the others, by name.
@@ -160,6 +163,7 @@ struct RawServer {
     streams_max: u32,
     first_call_within: String,
     connection_age_max: String,
+    lame_duck: String,
     drain_timeout: String,
     host_key: Option<String>,
 }
@@ -332,6 +336,7 @@ impl Default for RawServer {
             streams_max: 256,
             first_call_within: "30s".to_owned(),
             connection_age_max: "30m".to_owned(),
+            lame_duck: "100ms".to_owned(),
             drain_timeout: "25s".to_owned(),
             host_key: None,
         }
@@ -458,6 +463,7 @@ impl Config {
             age_max: time("connection_age_max", &server.connection_age_max),
             drain_timeout: time("drain_timeout", &server.drain_timeout),
         };
+        let lame_duck = time("lame_duck", &server.lame_duck);
         for (name, count) in [
             ("in_flight_max", server.in_flight_max),
             ("watches_max", server.watches_max),
@@ -481,6 +487,7 @@ impl Config {
             reflection: server.reflection,
             calls,
             connections,
+            lame_duck,
             nats: raw.nats.read("nats", mistakes),
             upstreams: raw
                 .upstreams

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use lattice_gateway::proto::{ErrorReason, link_definition_service_client::LinkDefinitionServiceClient};
+use lattice_gateway::{
+    config::Config,
+    control::lattices::Storage,
+    proto::{ErrorReason, link_definition_service_client::LinkDefinitionServiceClient},
+};
 use serde_json::Value;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -15,7 +19,11 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt;
 
-use crate::harness::{Nats, TestGateway, keys, link, nats, put_link, until};
+use crate::harness::{
+    Nats, TestGateway,
+    gateway::{connect, get, new_lattice},
+    keys, link, nats, put_link, until,
+};
 
 /// `lattice-gateway dev` as a process of its own, and its ready line.
 fn dev(args: &[&str]) -> (Child, Value) {
@@ -64,6 +72,28 @@ async fn health_says_not_serving_and_an_open_watch_holds_nothing_up() {
         watch.message().await.unwrap().unwrap().status()
     });
     assert_eq!(told, ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn calls_are_taken_until_load_balancers_have_heard_that_the_gateway_goes() {
+    let nats = Nats::start().await;
+    let mut config = Config::dev(nats.url(), Some(new_lattice(Storage::Memory)));
+    config.lame_duck = Duration::from_hours(1);
+    let TestGateway { running, channel, .. } = TestGateway::with(config).await;
+    let (grpc, admin) = (running.grpc, running.admin);
+    let leaving = tokio::spawn(running.shut_down());
+    until("readiness says that it goes", async || {
+        let answer = get(admin, "/readyz").await;
+        (answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n")).then_some(())
+    })
+    .await;
+    let new_connection = connect(grpc).await;
+    for channel in [channel, new_connection] {
+        let mut client = LinkDefinitionServiceClient::new(channel);
+        let put = put_link(link(&keys::actor(), &keys::provider(), "value"));
+        client.put_link_definition(put).await.unwrap();
+    }
+    leaving.abort();
 }
 
 #[tokio::test]

@@ -224,7 +224,8 @@ impl TestGateway {
     }
 }
 
-async fn connect(address: std::net::SocketAddr) -> Channel {
+/// A channel of its own.
+pub async fn connect(address: std::net::SocketAddr) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
 }
@@ -252,8 +253,13 @@ pub fn told<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Told> {
 
 /// The metrics at an address, as they are scraped.
 pub async fn metrics(admin: std::net::SocketAddr) -> String {
+    get(admin, "/metrics").await
+}
+
+/// What is told at an address, head and body.
+pub async fn get(admin: std::net::SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(admin).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
