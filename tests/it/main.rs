@@ -48,6 +48,7 @@ mod outage;
 mod permissions;
 mod proto_style;
 mod provisioning;
+mod rolling;
 mod secured;
 mod shutdown;
 mod tenancy;

@@ -235,6 +235,22 @@ impl Nats {
         }
     }
 
+    /// Has the server hand over what it leads and send its clients away, and waits until it has ended by itself.
+    pub async fn lame_duck(&mut self) {
+        self.signal("USR2");
+        let status = format!("/proc/{}/status", self.pid());
+        until("the nats-server has ended", async || {
+            let status = std::fs::read_to_string(&status);
+            // Its keeper takes note of that only later.
+            let has_ended = status.map_or(true, |status| status.contains("State:\tZ"));
+            has_ended.then_some(())
+        })
+        .await;
+        let mut child = self.child.take().unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
     /// Holds the server's process, and waits until it is held.
     pub async fn hold(&self) {
         self.signal("STOP");

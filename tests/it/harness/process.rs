@@ -1,10 +1,10 @@
-//! A gateway in a process of its own, which can be killed and whose memory can be told.
+//! A gateway in a process of its own, which can be ended, killed and started again, and whose memory can be told.
 
 use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use serde_json::Value;
@@ -15,13 +15,19 @@ use super::Nats;
 pub struct Process {
     pub child: Child,
     pub address: SocketAddr,
+    nats: String,
 }
 
 impl Process {
     /// As `dev --nats-url` serves.
     pub fn dev(nats: &Nats) -> Self {
+        Self::at(&nats.url(), SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// As [`Self::dev`], over these URLs and at this address.
+    pub fn at(nats: &str, listen: SocketAddr) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
-            .args(["dev", "--nats-url", &nats.url(), "--listen", "127.0.0.1:0"])
+            .args(["dev", "--nats-url", nats, "--listen", &listen.to_string()])
             .args(["--admin-listen", "127.0.0.1:0", "--log", "off"])
             .stdout(Stdio::piped())
             .spawn()
@@ -31,13 +37,36 @@ impl Process {
         BufReader::new(stdout).read_line(&mut line).unwrap();
         let ready = serde_json::from_str::<Value>(&line).unwrap();
         let address = ready["grpc"].as_str().unwrap().parse().unwrap();
-        Self { child, address }
+        let nats = nats.to_owned();
+        Self { child, address, nats }
+    }
+
+    /// Ends the process by a signal (`TERM`, `KILL`) and waits until it is gone.
+    pub fn down(&mut self, signal: &str) -> ExitStatus {
+        let told = Command::new("kill")
+            .args([format!("-{signal}"), self.child.id().to_string()])
+            .status();
+        assert!(told.unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    /// Starts it again where it was, and waits until it serves.
+    pub fn up(&mut self) {
+        *self = Self::at(&self.nats, self.address);
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap()
     }
 
     /// A channel of its own.
     pub fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
-        endpoint.unwrap().connect_lazy()
+        self.endpoint().connect_lazy()
+    }
+
+    /// A channel that spreads its calls over several.
+    pub fn channel_over(several: &[Self]) -> Channel {
+        Channel::balance_list(several.iter().map(Self::endpoint))
     }
 
     /// What it has in memory, bytes.
