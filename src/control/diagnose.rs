@@ -240,7 +240,9 @@ async fn judge_elsewhere(ground: &Ground<'_>, api: &JetStream, here: &[Seen], di
             }
             // It has none.
             Ok(Err(error))
-                if error.is_stream_not_found() || error == ApiError::Request(RequestFailed::NoResponders) =>
+                if error.is_stream_not_found()
+                    || error == ApiError::DomainAway
+                    || error == ApiError::Request(RequestFailed::NoResponders) =>
             {
                 continue;
             }
@@ -469,7 +471,7 @@ fn why(error: &ApiError, subject: &str) -> String {
         ApiError::Request(RequestFailed::NotConnected) => "the gateway is not connected".to_owned(),
         ApiError::Request(RequestFailed::NoResponders) => "nobody answers".to_owned(),
         ApiError::Request(RequestFailed::TooLarge | RequestFailed::Unknown) => "no answer came".to_owned(),
-        ApiError::Refused { .. } | ApiError::Unreadable(_) => error.to_string(),
+        ApiError::DomainAway | ApiError::Refused { .. } | ApiError::Unreadable(_) => error.to_string(),
     }
 }
 

@@ -274,6 +274,10 @@ impl ControlError {
                 subject: "$JS.API.>".to_owned(),
             },
             ApiError::Request(RequestFailed::Unknown) => Self::unavailable("JetStream does not answer"),
+            ApiError::DomainAway => Self::unavailable(
+                "no server answers for the lattice's JetStream domain: its leaf node is not connected, or the domain is named \
+                 otherwise",
+            ),
             ApiError::Refused {
                 err_code: code::STREAM_NOT_FOUND,
                 ..

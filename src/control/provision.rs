@@ -177,7 +177,7 @@ async fn check(api: &JetStream, plan: &Plan) -> Result<(), ControlError> {
     let call = format!("STREAM.UPDATE.{}", api::REHEARSED);
     judged.map_err(|error| match error {
         ApiError::Refused { .. } => not_carried_out(error, api, &call, plan, config),
-        ApiError::Request(_) | ApiError::Unreadable(_) => failed(error, api, &call),
+        ApiError::Request(_) | ApiError::DomainAway | ApiError::Unreadable(_) => failed(error, api, &call),
     })
 }
 
@@ -240,7 +240,9 @@ fn not_carried_out(
             err_code,
             description,
         } => (err_code, description),
-        ApiError::Request(_) | ApiError::Unreadable(_) => return failed(error, api, call),
+        ApiError::Request(_) | ApiError::DomainAway | ApiError::Unreadable(_) => {
+            return failed(error, api, call);
+        }
     };
     let cannot_have = |field, way_out| {
         let have = format!("refused: {description}");
@@ -296,7 +298,7 @@ fn failed(error: ApiError, api: &JetStream, call: &str) -> ControlError {
         ApiError::Request(RequestFailed::Forbidden) => ControlError::Forbidden {
             subject: api.subject(call),
         },
-        ApiError::Request(_) | ApiError::Refused { .. } | ApiError::Unreadable(_) => {
+        ApiError::Request(_) | ApiError::DomainAway | ApiError::Refused { .. } | ApiError::Unreadable(_) => {
             ControlError::of_api(error, "")
         }
     }

@@ -74,6 +74,9 @@ pub enum ApiError {
     /// No answer. `NoResponders` means that JetStream is off or has no leader.
     #[error("the JetStream API did not answer: {0:?}")]
     Request(RequestFailed),
+    /// Nobody answers for the domain: the leaf nodes that it is behind are away, or it has another name.
+    #[error("no server answers for the JetStream domain")]
+    DomainAway,
     /// JetStream refused.
     #[error("JetStream refused: {description} ({err_code})")]
     Refused {
@@ -511,9 +514,16 @@ impl JetStream {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = asked.next() => return read(&answer.map_err(ApiError::Request)?.payload),
+                Some(answer) = asked.next() => return read(&answer.map_err(|failed| self.failed(failed))?.payload),
                 () = sleep(ASK_AGAIN) => asked.push(ask()),
             }
+        }
+    }
+
+    fn failed(&self, failed: RequestFailed) -> ApiError {
+        match (failed, &self.domain) {
+            (RequestFailed::NoResponders, Some(_)) => ApiError::DomainAway,
+            (failed, _) => ApiError::Request(failed),
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path};
 
 use data_encoding::BASE64URL_NOPAD;
-use lattice_gateway::config::Config;
+use lattice_gateway::{
+    config::Config,
+    proto::{ErrorReason, ProvisionLatticeRequest, PutLinkDefinitionRequest},
+};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
@@ -11,7 +14,7 @@ use crate::harness::{
     Nats, TestGateway,
     api::{ACTOR, PROVIDER},
     certificates::{Authority, San},
-    link, put_link, until,
+    link, put_link, told, until,
 };
 
 /// A gateway on the lattice `default`, which it creates, with these settings of its NATS.
@@ -167,4 +170,47 @@ fn credentials_that_cannot_be_used_are_a_mistake_of_the_configuration() {
         );
         assert!(!mistakes.contains("SUACSSL"), "{mistakes}");
     }
+}
+
+#[tokio::test]
+async fn a_lattice_behind_a_leaf_node_is_away_with_it_and_back_with_it() {
+    let [hub, mut leaf] = Nats::start_hub_and_leaf_with_its_own().await;
+    let url = hub.url();
+    let at_hub = format!(
+        "[nats]\nservers = {url:?}\ndomain = \"hub\"
+        [upstreams.edge]\nservers = {url:?}\ndomain = \"leaf\"
+        [lattices.shop]\nupstream = \"edge\"\ntrusted_issuers = [\"*\"]\nprovision = \"file\"
+        [lattices.default]\ntrusted_issuers = [\"*\"]\nprovision = \"file\""
+    );
+    let gateway = TestGateway::serving_as(&at_hub).await;
+    let put = |lattice: &str, value: &str| PutLinkDefinitionRequest {
+        lattice: lattice.to_owned(),
+        ..put_link(link(ACTOR, PROVIDER, value))
+    };
+    for lattice in ["shop", "default"] {
+        until("the gateway writes", async || {
+            gateway.put(put(lattice, "first")).await.ok()
+        })
+        .await;
+    }
+    let streams = leaf.api("STREAM.NAMES", Value::Null).await["streams"].clone();
+    assert_eq!(streams, json!(["LATTICECACHE_shop"]), "at the leaf alone");
+
+    leaf.down("TERM");
+    let refused = gateway.put(put("shop", "second")).await.unwrap_err();
+    assert_eq!(refused.reason, ErrorReason::BackendUnavailable, "{refused:?}");
+    // What needs no look at the lattice is refused for the same.
+    let provision = ProvisionLatticeRequest {
+        lattice: "shop".into(),
+        ..ProvisionLatticeRequest::default()
+    };
+    let refused = told(gateway.lattices().provision_lattice(provision).await).unwrap_err();
+    assert_eq!(refused.reason, ErrorReason::BackendUnavailable, "{refused:?}");
+    gateway.put(put("default", "second")).await.unwrap();
+
+    leaf.up().await;
+    until("the gateway writes at the leaf", async || {
+        gateway.put(put("shop", "third")).await.ok()
+    })
+    .await;
 }
