@@ -317,3 +317,36 @@ async fn a_stale_etag_after_a_reset_is_refused() {
     assert_eq!(told.reason, ErrorReason::EtagMismatch);
     assert_eq!(value_of(&other, &actor).await.as_deref(), Some("other"));
 }
+
+#[tokio::test]
+async fn what_grpc_repeats_by_itself_counts_as_minutes_old() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let again = |request: PutLinkDefinitionRequest| {
+        let mut request = tonic::Request::new(request);
+        let attempts = request.metadata_mut();
+        attempts.insert("grpc-previous-rpc-attempts", "1".parse().unwrap());
+        request
+    };
+    let put = |value: &str, id: &str| retried(put_link(link(&actor, &provider, value)), id, None);
+    gateway.put(put("first", "request-first")).await.unwrap();
+    // Its answer was lost.
+    let answer = gateway
+        .links()
+        .put_link_definition(again(put("first", "request-first")))
+        .await;
+    assert_eq!(
+        answer.unwrap().into_inner().result.unwrap().outcome(),
+        Outcome::AlreadyApplied
+    );
+    // The first attempt was refused, which the repetition does not tell: it might be one of minutes ago.
+    let answer = gateway
+        .links()
+        .put_link_definition(again(put("second", "request-second")))
+        .await;
+    assert_eq!(
+        Told::from(answer.unwrap_err()).reason,
+        ErrorReason::OutcomeSuperseded
+    );
+}

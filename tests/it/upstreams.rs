@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use data_encoding::BASE64URL_NOPAD;
 use lattice_gateway::{
     config::Config,
-    proto::{ErrorReason, ProvisionLatticeRequest, PutLinkDefinitionRequest},
+    proto::{ErrorReason, GetLinkDefinitionRequest, ProvisionLatticeRequest, PutLinkDefinitionRequest},
 };
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -207,6 +207,20 @@ async fn a_lattice_behind_a_leaf_node_is_away_with_it_and_back_with_it() {
     let refused = told(gateway.lattices().provision_lattice(provision).await).unwrap_err();
     assert_eq!(refused.reason, ErrorReason::BackendUnavailable, "{refused:?}");
     gateway.put(put("default", "second")).await.unwrap();
+    // What was seen is still told to who asks for nothing fresh.
+    let get = GetLinkDefinitionRequest {
+        lattice: "shop".into(),
+        actor_id: Some(ACTOR.into()),
+        contract_id: Some("wasmcloud:keyvalue".into()),
+        ..GetLinkDefinitionRequest::default()
+    };
+    let read = gateway
+        .links()
+        .get_link_definition(get)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(read.link_definition.unwrap().values["value"], "first");
 
     leaf.up().await;
     until("the gateway writes at the leaf", async || {
