@@ -1,5 +1,6 @@
 //! The server's command line.
 
+mod health_check;
 mod nats_permissions;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -10,6 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
+use health_check::HealthCheck;
 use nats_permissions::NatsPermissions;
 
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
     control::lattices::{Layout, NewLattice, Storage},
     dev::{DevServer, NatsServer},
     domain::LatticeName,
+    systemd,
     telemetry::{self, LogFormat, traces},
 };
 
@@ -47,6 +50,9 @@ enum Action {
     Token,
     /// Prints the permissions of NATS users that let the gateway in and keep everybody but hosts from writing lattices.
     NatsPermissions(NatsPermissions),
+    /// Asks a gateway that runs on this machine whether it can serve: exit code 0 if so, else 1.
+    #[command(name = "healthcheck")]
+    HealthCheck(HealthCheck),
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +159,7 @@ impl Command {
             Action::Explain(explain) => explain.run(),
             Action::Token => token(),
             Action::NatsPermissions(permissions) => permissions.run(),
+            Action::HealthCheck(check) => check.run(),
         }
     }
 }
@@ -176,7 +183,10 @@ impl Serve {
                 return fail(&mistake, EX_USAGE);
             }
             let ended = match app::start(config).await {
-                Ok(running) => until_told(running).await,
+                Ok(running) => {
+                    systemd::ready();
+                    until_told(running).await
+                }
                 Err(error) => fail(&chain(&error), 1),
             };
             drop(tokio::task::spawn_blocking(traces::end).await);
@@ -323,6 +333,7 @@ async fn until_told(running: Running) -> ExitCode {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    systemd::stopping();
     running.shut_down().await;
     ExitCode::SUCCESS
 }

@@ -9,7 +9,7 @@
 //! # The map
 //!
 //! ```text
-//! main -> command -> { app, config, dev, store::permissions, telemetry }
+//! main -> command -> { app, config, dev, store::permissions, systemd, telemetry }
 //! app  -> { config, reload, rpc, control, auth, audit, store, telemetry }    the composition root: builds, serves, drains
 //! rpc  -> { control, auth, audit, domain, proto }               TLS and gRPC in, operations out
 //! control -> { auth::Grant, audit::Trail, domain, store }       the operations and the write protocol
@@ -183,5 +183,7 @@ pub mod rpc;
 pub mod safeguard;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+mod systemd;
 #[cfg(feature = "server")]
 pub mod telemetry;

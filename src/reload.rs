@@ -21,6 +21,7 @@ use crate::{
     },
     config::{Config, ConfigError, LogConfig},
     rpc::tls::Tls,
+    systemd,
     telemetry::{self, Metrics},
 };
 
@@ -68,6 +69,9 @@ impl Reloader {
                 continue;
             }
             seen = now;
+            if is_asked {
+                systemd::reloading();
+            }
             match Config::read(&self.file) {
                 Ok(config) => {
                     watched = self.watched(&config);
@@ -88,6 +92,9 @@ impl Reloader {
                         );
                     }
                 }
+            }
+            if is_asked {
+                systemd::ready();
             }
         }
     }

@@ -45,6 +45,7 @@ mod model;
 mod moving;
 mod oci_reference;
 mod outage;
+mod packaging;
 mod permissions;
 mod proto_style;
 mod provisioning;
