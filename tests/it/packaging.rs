@@ -10,7 +10,14 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::harness::{Nats, TestGateway, gateway::get, nats::PATIENCE, port, until};
+use crate::harness::{
+    Nats, TestGateway,
+    api::{ACTOR, PROVIDER},
+    gateway::get,
+    link,
+    nats::PATIENCE,
+    port, put_link, until,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lattice-gateway");
 
@@ -149,6 +156,11 @@ fn named(text: &str) -> BTreeSet<&str> {
 async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;
+    // Streams are told of once a lattice was opened.
+    gateway
+        .put(put_link(link(ACTOR, PROVIDER, "value")))
+        .await
+        .unwrap();
     let told = get(gateway.running.admin, "/metrics").await;
     let types = told.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let samples = types.flat_map(|line| {
