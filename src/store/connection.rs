@@ -39,7 +39,8 @@ pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
 /// to read there, or to answer there, covers the gateway's.
 pub const INBOX_PREFIX: &str = "_INBOX_lattice_gateway";
 
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// A connection on which three of these bring nothing is given up: until then nobody knows that it is a black hole.
+const PING_INTERVAL: Duration = Duration::from_millis(750);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 const COMMAND_QUEUE: usize = 256;
