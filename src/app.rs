@@ -113,6 +113,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         in_flight: Arc::new(Semaphore::new(config.calls.in_flight_max)),
         watches: Arc::new(Semaphore::new(config.calls.watches_max)),
         of_streams: layers::places_of_streams(config.calls.in_flight_max),
+        of_changes: layers::places_of_changes(config.calls.in_flight_max),
         answers: Answers::default(),
         default_deadline: config.calls.default_deadline,
         deadline_max: config.calls.deadline_max,
@@ -286,6 +287,7 @@ fn lattices_config(config: &Config, upstreams: Upstreams, metrics: &Metrics) -> 
         settings: config.lattices.clone(),
         create_on_write: config.create_on_write,
         ack_timeout: config.calls.ack_timeout,
+        queue_time: config.calls.queue_time,
         clock: Clock,
         effects: Effects {
             source: Arc::new(config.host_key.clone().unwrap_or_else(Nkey::new_host)),

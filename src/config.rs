@@ -100,6 +100,9 @@ pub struct CallLimits {
     pub deadline_max: Duration,
     /// How long one publish waits for JetStream's acknowledgement before the outcome is looked up.
     pub ack_timeout: Duration,
+    /// How long a call may have to wait for its turn at a stream that always has as much as it takes; where it would be longer, it
+    /// is refused with `OVERLOADED`.
+    pub queue_time: Duration,
 }
 
 /// Where NATS is.
@@ -158,6 +161,7 @@ struct RawServer {
     default_deadline: String,
     deadline_max: String,
     ack_timeout: String,
+    queue_time: String,
     connections_max: usize,
     connections_per_address_max: usize,
     streams_max: u32,
@@ -331,6 +335,7 @@ impl Default for RawServer {
             default_deadline: "10s".to_owned(),
             deadline_max: "60s".to_owned(),
             ack_timeout: "2s".to_owned(),
+            queue_time: "10ms".to_owned(),
             connections_max: 1_024,
             connections_per_address_max: 256,
             streams_max: 256,
@@ -423,6 +428,8 @@ impl Config {
         let mut raw = RawConfig::default();
         raw.nats.servers = nats_servers;
         raw.server.reflection = true;
+        // Who tries it out is rather kept waiting than refused.
+        raw.server.queue_time = "1s".to_owned();
         let everything = LatticeSettings {
             trusted_issuers: TrustedIssuers::Any,
             layout: None,
@@ -454,6 +461,7 @@ impl Config {
             default_deadline: time("default_deadline", &server.default_deadline),
             deadline_max: time("deadline_max", &server.deadline_max),
             ack_timeout: time("ack_timeout", &server.ack_timeout),
+            queue_time: time("queue_time", &server.queue_time),
         };
         let connections = ConnectionLimits {
             connections_max: server.connections_max,

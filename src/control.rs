@@ -7,6 +7,7 @@ pub mod decide;
 pub mod diagnose;
 pub mod effects;
 pub mod error;
+pub mod gate;
 pub mod intent;
 pub mod lattice;
 pub mod lattices;

@@ -25,7 +25,7 @@
 //! rpc::link_definition   parse (all violations together) -> carry out -> convert
 //! rpc::change            grant -> one operation; what came by `Apply` joins here (rpc::apply)
 //! control::operations    intent: the message id and the fingerprint of what is asked
-//! control::mutate        one turn in the entry's queue; then, until there is an answer:
+//! control::mutate        one turn in the entry's queue, then at the stream's gate; then, until there is an answer:
 //!   control::decide        look at the mirror -> refresh | probe | publish | answer | refuse    (pure)
 //!   store::publish         one publish to the entry's home subject, with an expectation and the evidence
 //! store::mirror          the write comes back through the consumer: seen, with its time
@@ -76,6 +76,15 @@
 //! the ones before it leave it, and those that may be applied share one publish, whose evidence names them all, each with its
 //! link. That batch is frozen until its outcome is known. Beside hosts an edit then has to stand for a while before it is
 //! acknowledged; what is undone before that is applied again.
+//!
+//! # More than a stream takes, and a stream that does not answer
+//!
+//! Each stream has a [`gate`](control::gate), by which go writes and fully consistent reads. It lets in as many as the stream lately
+//! did in its own shortest time; others wait before it, where they are known not to be applied, and who would wait for too long is
+//! refused at once. A stream that is silent while calls are in flight is not waited for: who needs it is told so, but for a
+//! probe now and then. A connection that is a black hole is given up by its pings ([`store::connection`]), and making it anew is
+//! what finds out when it is back. Reads from memory, health and watches pass by no gate, and of the places for calls a quarter is
+//! no writer's ([`rpc::layers`]).
 //!
 //! # One `Watch`, the other way round
 //!
@@ -145,6 +154,7 @@
 //! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |
 //! | I14 | No edit of a shared record loses another; an acknowledged one stands beside careless hosts | `tests/it/component.rs` |
 //! | I15 | After each message a watch's view is what the stream held at one revision, or the message says that it is not | `tests/it/watch.rs`, the watchers of `tests/campaign` |
+//! | I16 | What is refused for load or silence was never sent; reads and health are served all the same | `tests/it/overload.rs` |
 //!
 //! Each [`safeguard`] can be left out in the campaign's build, and the campaign has to notice: `docs/reliability.md`.
 //!

@@ -41,6 +41,7 @@ use crate::{
     auth::{Caller, Grant, Policy, Read, Verb, authenticate::Authenticated},
     control::{
         Control, ControlError, Deadline,
+        gate::Patience,
         operations::{ListQuery, Page},
         page::Filter,
     },
@@ -112,6 +113,8 @@ pub struct Call {
     pub deadline: Deadline,
     /// Until when the client waits for a call that goes on, where it says so.
     pub until: Option<Deadline>,
+    /// How it waits for its turn at the lattice's stream.
+    pub patience: Patience,
     /// How often gRPC itself has tried this call before.
     pub previous_attempts: u32,
 }

@@ -106,6 +106,20 @@ struct UpstreamLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedAwayLabel {
+    why: &'static str,
+}
+
+/// Why a call that needs a lattice's stream was refused before anything was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// It would have waited for too long.
+    Overloaded,
+    /// The stream does not answer.
+    Silent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Undone {
     acknowledgement: &'static str,
 }
@@ -234,6 +248,8 @@ pub struct Metrics {
     watches: Gauge,
     watches_lagged: Counter,
     connected: Family<UpstreamLabel, Gauge>,
+    turned_away: Family<TurnedAwayLabel, Counter>,
+    silent: Gauge,
     effects: Family<ResultLabel, Counter>,
     undone: Family<Undone, Counter>,
     unauthenticated: Family<Why, Counter>,
@@ -259,6 +275,8 @@ impl Metrics {
             watches: Gauge::default(),
             watches_lagged: Counter::default(),
             connected: Family::default(),
+            turned_away: Family::default(),
+            silent: Gauge::default(),
             effects: Family::default(),
             undone: Family::default(),
             unauthenticated: Family::default(),
@@ -310,6 +328,16 @@ impl Metrics {
             "nats_connected",
             "1 while connected to NATS, by upstream",
             self.connected.clone(),
+        );
+        registry.register(
+            "turned_away",
+            "Calls that were refused before anything was sent to NATS: too many wait, or the lattice's stream does not answer",
+            self.turned_away.clone(),
+        );
+        registry.register(
+            "streams_silent",
+            "Streams of lattices that do not answer, while NATS is connected or not",
+            self.silent.clone(),
         );
         registry.register(
             "effects",
@@ -431,6 +459,23 @@ impl Metrics {
         self.seconds
             .get_or_create(&Method { method })
             .observe(time.as_secs_f64());
+    }
+
+    /// A call was refused before anything was sent.
+    pub fn turned_away(&self, why: TurnedAway) {
+        let why = match why {
+            TurnedAway::Overloaded => "overloaded",
+            TurnedAway::Silent => "silent",
+        };
+        self.turned_away.get_or_create(&TurnedAwayLabel { why }).inc();
+    }
+
+    /// A lattice's stream does not answer, or does so again.
+    pub fn silent(&self, is_silent: bool) {
+        match is_silent {
+            true => self.silent.inc(),
+            false => self.silent.dec(),
+        };
     }
 
     /// Others were told of a write, or were not.

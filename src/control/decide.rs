@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{intent::Intent, lattice::Lattice};
+use super::{gate::Patience, intent::Intent, lattice::Lattice};
 use crate::{
     audit::Trail,
     domain::{
@@ -51,6 +51,8 @@ pub struct Mutation {
     pub any_target: bool,
     /// What else must hold of the lattice.
     pub condition: Condition,
+    /// How it waits for its turn at the stream.
+    pub patience: Patience,
     /// Where it is recorded.
     pub trail: Trail,
     /// Cancelled once its caller has gone away.

@@ -209,6 +209,9 @@ pub enum ControlError {
         "the server has all the calls in flight, or all the unread answers, that it admits; nothing was done; try again"
     )]
     Overloaded,
+    /// It would have to wait for too long for its turn at the stream.
+    #[error("the lattice's stream has as much to do as it takes; nothing was done; try again")]
+    Busy,
     /// Known not applied.
     #[error("NATS cannot serve this now: {why}; nothing was written; try again")]
     BackendUnavailable {

@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::{
     Clock, ControlError, Deadline,
     effects::Effects,
+    gate::Gate,
     lattices::LatticeSettings,
     links::{Acknowledged, Sources},
     mutate::Joined,
@@ -43,6 +44,8 @@ pub struct Lattice {
     pub(super) feed: Feed,
     pub(super) settings: Arc<LatticeSettings>,
     pub(super) queues: KeyQueues,
+    /// What is in flight to the stream.
+    pub(super) gate: Arc<Gate>,
     pub(super) joined: Joined,
     pub(super) clock: Clock,
     pub(super) ack_timeout: Duration,

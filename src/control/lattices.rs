@@ -19,6 +19,7 @@ use tracing::info;
 use super::{
     Clock, ControlError, Deadline,
     effects::Effects,
+    gate::Gate,
     lattice::{Lattice, WriteAtRisk, ambiguous, not_provisioned},
     links::Sources,
     mutate::Joined,
@@ -150,6 +151,8 @@ pub struct LatticesConfig {
     pub create_on_write: Option<NewLattice>,
     /// How long one publish waits for its acknowledgement.
     pub ack_timeout: Duration,
+    /// How long a call may have to wait for its turn at a stream that always has as much as it takes.
+    pub queue_time: Duration,
     /// The wall clock.
     pub clock: Clock,
     /// What it takes to tell others of writes.
@@ -486,10 +489,13 @@ impl Lattices {
         self.tasks.spawn(feeding);
         self.tasks.spawn(inspecting);
         self.tasks.spawn(telling);
+        let stream = part.stream_name(name);
+        let metrics = self.config.effects.metrics.clone();
         Arc::new(Lattice {
             name: name.clone(),
             part,
-            stream: part.stream_name(name),
+            gate: Gate::new(&stream, self.config.queue_time, metrics),
+            stream,
             subject_prefix: part.subject_prefix(name),
             api: upstream.api.clone(),
             feed,

@@ -22,6 +22,7 @@ use self::compare::{Change, Compared};
 use super::{
     Control, ControlError, Deadline,
     decide::{Condition, Mode, Mutation},
+    gate::Patience,
     intent::{Intent, IntentParts},
     lattice::{Lattice, ambiguous, not_provisioned},
     lattices::{LatticeSettings, Layout},
@@ -355,6 +356,7 @@ impl Moving<'_> {
             entries_max: None,
             any_target: false,
             condition: Condition::None,
+            patience: Patience::Long,
             // The call is one record.
             trail: Trail::default(),
             abandoned: CancellationToken::new(),

@@ -151,6 +151,10 @@ impl Joined {
         joined.any(|joined| !joined.is_closed())
     }
 
+    fn is_under_way(&self, intent: &Intent) -> bool {
+        self.0.lock().contains_key(&intent.message_id)
+    }
+
     fn end(&self, message_id: &str) -> Vec<oneshot::Sender<Outcomes>> {
         let under_way = self.0.lock().remove(message_id);
         under_way.map_or_else(Vec::new, |under_way| under_way.joined)
@@ -192,6 +196,12 @@ impl Lattice {
         tasks: &TaskTracker,
         deadline: Deadline,
     ) -> Result<Written, ControlError> {
+        // Before it costs anything, and waits behind others of the entry that wait for a stream which does not answer.
+        if let Err(refused) = self.gate.look(mutation.patience, deadline)
+            && !(mutation.is_joinable() && self.joined.is_under_way(&mutation.intent))
+        {
+            return Err(refused);
+        }
         if mutation.is_joinable()
             && let Some(result) = self.joined.begin(&mutation.intent)?
         {
@@ -247,6 +257,7 @@ impl Lattice {
         }
         let turn = self.queues.turn(&mutation.key);
         let _turn = deadline.bound(turn).await.ok_or(ControlError::Contention)?;
+        let place = self.gate.enter(mutation.patience, deadline).await?;
         let mut attempt = Attempt {
             lattice: self,
             mutation,
@@ -256,7 +267,9 @@ impl Lattice {
             refused_ids: 0,
             replaced: None,
         };
-        let written = attempt.run().await?;
+        let result = attempt.run().await;
+        place.ended(&result);
+        let written = result?;
         let replaced = attempt.replaced.as_ref().map(|standing| &*standing.entry);
         effects::announce(self, mutation, &written, replaced, deadline).await;
         Ok(written)

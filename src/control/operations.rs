@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, ControlError, Deadline, Lattices,
     decide::{self, Condition, Desired, Known, Mode, Mutation, Precondition, Retry, Step},
+    gate::Patience,
     intent::{Intent, IntentParts},
     lattice::{Lattice, WriteAtRisk},
     lattices::{Found, LatticeSettings, Layout, MigrationDifference, Named},
@@ -53,6 +54,8 @@ pub struct Terms {
     pub precondition: Precondition,
     /// Whether to write at all.
     pub mode: Mode,
+    /// How it waits for its turn.
+    pub patience: Patience,
     /// Where the call is recorded.
     pub trail: Trail,
 }
@@ -678,7 +681,10 @@ impl Control {
         match consistency {
             Consistency::MinimizeLatency => {}
             Consistency::FullyConsistent => {
-                lattice.fresh(deadline).await?;
+                let place = lattice.gate.enter(Patience::Short, deadline).await?;
+                let fresh = lattice.fresh(deadline).await;
+                place.ended(&fresh);
+                fresh?;
             }
             Consistency::AtLeastAsFresh(revision) => reach(&lattice, revision, deadline).await?,
         }
@@ -881,6 +887,7 @@ impl<'a> Asked<'a> {
             entries_max: self.entries_max,
             any_target: self.any_target,
             condition: self.condition,
+            patience: self.terms.patience,
             trail: self.terms.trail,
             abandoned: CancellationToken::new(),
         })

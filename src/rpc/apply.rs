@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     auth::Access,
-    control::{ControlError, Deadline, decide::Mode},
+    control::{ControlError, Deadline, decide::Mode, gate::Patience},
     domain::{Invalid, Violations},
     proto::{
         ApplyManifestRequest, ApplyManifestResponse, ApplyRequest, ApplyResponse,
@@ -324,6 +324,7 @@ impl Applying {
         let (method, field) = operation.as_ref().map_or(("Apply", ""), named);
         let mut call = Call {
             arrived: Instant::now(),
+            patience: Patience::Long,
             ..self.call.clone()
         };
         let parsed = match self.begin(method, &mut call) {

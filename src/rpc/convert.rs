@@ -113,6 +113,7 @@ impl RawTerms<'_> {
             }),
             precondition: precondition?,
             mode: mode(self.validate_only),
+            patience: call.patience,
             trail: call.trail.clone(),
         })
     }

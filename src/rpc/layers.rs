@@ -35,7 +35,7 @@ use crate::{
         authenticate::{Authenticated, Authenticator, Credential, Unauthenticated},
         limits::{self, Load},
     },
-    control::{Clock, ControlError, Deadline},
+    control::{Clock, ControlError, Deadline, gate::Patience},
     jitter,
     telemetry::{Metrics, UnderWay, traces},
 };
@@ -64,6 +64,9 @@ pub struct Admission {
     /// How many of these places streams and their operations may have. They wait for one where other calls are refused, and
     /// would leave those none.
     pub of_streams: Arc<Semaphore>,
+    /// How many of these places calls and operations may have that change something: reads have the others, whatever keeps
+    /// writers waiting.
+    pub of_changes: Arc<Semaphore>,
     /// Where large answers are until they are read.
     pub answers: Answers,
     /// The deadline of a call that sends none.
@@ -81,6 +84,11 @@ pub struct Admission {
 /// Half of all places, for [`Admission::of_streams`].
 pub fn places_of_streams(in_flight_max: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new((in_flight_max / 2).max(1)))
+}
+
+/// Three quarters of all places, for [`Admission::of_changes`].
+pub fn places_of_changes(in_flight_max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((in_flight_max - in_flight_max / 4).max(1)))
 }
 
 /// Wraps one call.
@@ -160,6 +168,7 @@ impl GoesOn {
 pub(super) struct Place(
     #[expect(dead_code, reason = "of all calls; held until it is dropped")] OwnedSemaphorePermit,
     #[expect(dead_code, reason = "of streams; held until it is dropped")] Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "of changes; held until it is dropped")] Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "of the caller; held until it is dropped")] limits::UnderWay,
 );
 
@@ -226,9 +235,10 @@ impl Admission {
         if is_list(method) && !self.answers.has_room() {
             return Err(ControlError::Overloaded);
         }
-        let of_all = Arc::clone(&self.in_flight)
-            .try_acquire_owned()
-            .map_err(|_full| ControlError::Overloaded)?;
+        let one_of = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned();
+        let of_changes = is_change(method).then(|| one_of(&self.of_changes)).transpose();
+        let of_changes = of_changes.map_err(|_full| ControlError::Overloaded)?;
+        let of_all = one_of(&self.in_flight).map_err(|_full| ControlError::Overloaded)?;
         let peer = call.connection.as_ref().map(|by| &by.peer);
         let now = self.clock.unix_seconds();
         let authenticated = self.authenticator.authenticate(headers, peer, now);
@@ -247,7 +257,7 @@ impl Admission {
         } else {
             None
         };
-        Ok(Place(of_all, of_streams, of_caller))
+        Ok(Place(of_all, of_streams, of_changes, of_caller))
     }
 
     /// Waits for a place for one operation of a call, beside the call's own. The caller's comes first, so that who has used
@@ -255,8 +265,9 @@ impl Admission {
     pub(super) async fn another_place(&self, load: &Load) -> Option<Place> {
         let of_caller = load.place().await;
         let of_streams = Arc::clone(&self.of_streams).acquire_owned().await.ok();
+        let of_changes = Arc::clone(&self.of_changes).acquire_owned().await.ok();
         let of_all = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
-        Some(Place(of_all, of_streams, of_caller))
+        Some(Place(of_all, of_streams, of_changes, of_caller))
     }
 
     /// The deadline of one operation of a call that goes on.
@@ -359,6 +370,7 @@ impl Admission {
             arrived: Instant::now(),
             deadline: answered_within(time),
             until: asked.map(|time| answered_within(time.min(STREAM_TIMEOUT_MAX))),
+            patience: Patience::Short,
             previous_attempts: text("grpc-previous-rpc-attempts")
                 .and_then(|attempts| attempts.parse().ok())
                 .unwrap_or(0),
@@ -386,6 +398,7 @@ impl Call {
             arrived: Instant::now(),
             deadline: Deadline::within(Duration::ZERO),
             until: None,
+            patience: Patience::Short,
             previous_attempts: 0,
         }
     }

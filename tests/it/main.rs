@@ -46,6 +46,7 @@ mod moving;
 mod oci_reference;
 mod outage;
 mod packaging;
+mod overload;
 mod permissions;
 mod proto_style;
 mod provisioning;

@@ -50,6 +50,7 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         entries_max: None,
         any_target: false,
         condition: Condition::None,
+        patience: Patience::Short,
         trail: Trail::default(),
         abandoned: CancellationToken::new(),
     }

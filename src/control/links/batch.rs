@@ -14,6 +14,7 @@ use crate::{
     control::{
         ControlError, Deadline,
         decide::Mutation,
+        gate::Patience,
         lattice::Lattice,
         mutate::{Outcome, RETRY_PAUSE, Written, abandoned, no_message, nothing_written},
     },
@@ -242,7 +243,9 @@ impl Driver {
             if batch.is_empty() {
                 return;
             }
-            let frozen = self.publish(&record, &look, &draft, &batch, deadline).await;
+            let frozen = self
+                .publish_in_turn(&record, &look, &draft, &batch, deadline)
+                .await;
             fresh = None;
             open = match frozen {
                 Frozen::Void => {
@@ -303,6 +306,33 @@ impl Driver {
             let stored_at = first.filter(|sequence| is_whole && *sequence > expected_sequence);
             (now, stored_at)
         })
+    }
+
+    /// Publishes a batch once it is its turn at the stream.
+    async fn publish_in_turn(
+        &self,
+        record: &EntryKey,
+        look: &Look,
+        draft: &Draft,
+        batch: &[Included],
+        deadline: Deadline,
+    ) -> Frozen {
+        let is_of_many = |included: &Included| included.edit.mutation.patience == Patience::Long;
+        let patience = match batch.iter().any(is_of_many) {
+            true => Patience::Long,
+            false => Patience::Short,
+        };
+        let place = match self.lattice.gate.enter(patience, deadline).await {
+            Ok(place) => place,
+            Err(error) => return Frozen::Refused(error),
+        };
+        let frozen = self.publish(record, look, draft, batch, deadline).await;
+        place.ended(&match &frozen {
+            Frozen::Refused(error) => Err(error.clone()),
+            Frozen::Unknown => Err(ControlError::unavailable("JetStream does not answer")),
+            Frozen::Stored(_) | Frozen::Void | Frozen::Superseded => Ok(()),
+        });
+        frozen
     }
 
     /// Publishes a batch, unchanged as often as it takes to know what became of it.
