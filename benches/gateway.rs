@@ -22,6 +22,8 @@
 mod access;
 #[path = "gateway/apply.rs"]
 mod apply;
+#[path = "gateway/attacks.rs"]
+mod attacks;
 #[path = "gateway/call.rs"]
 mod call;
 #[path = "gateway/checks.rs"]
@@ -42,6 +44,12 @@ mod load;
 mod machine;
 #[path = "gateway/methods.rs"]
 mod methods;
+#[path = "gateway/offer.rs"]
+mod offer;
+#[path = "gateway/overload.rs"]
+mod overload;
+#[path = "gateway/partition.rs"]
+mod partition;
 #[path = "gateway/plot.rs"]
 mod plot;
 #[path = "gateway/process.rs"]
@@ -50,6 +58,8 @@ mod process;
 mod raw;
 #[path = "gateway/report.rs"]
 mod report;
+#[path = "gateway/slow.rs"]
+mod slow;
 #[path = "gateway/stats.rs"]
 mod stats;
 #[path = "gateway/things.rs"]
@@ -75,6 +85,16 @@ use report::{Report, Section};
 )]
 mod keys;
 
+#[path = "../tests/it/harness/http2.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "written for the tests"
+)]
+mod http2;
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Where a whole run leaves what it measured.
@@ -92,6 +112,9 @@ struct Options {
     /// One round of short turns on less: whether it works, not how well.
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     quick: bool,
+    /// Overload, partition and attacks for as long as their goals are stated for: minutes.
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Measures these parts only, and does not touch the results of the last whole run.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
@@ -124,6 +147,12 @@ enum Part {
     Checks,
     /// What a flood from one caller does to another.
     Flood,
+    /// What becomes of more calls than the upstream takes.
+    Overload,
+    /// What becomes of calls while NATS cannot be reached.
+    Partition,
+    /// What clients that mean harm do.
+    Attacks,
 }
 
 /// How much is measured.
@@ -132,6 +161,7 @@ struct Scale {
     rounds: usize,
     turn: Duration,
     is_quick: bool,
+    is_long: bool,
 }
 
 #[tokio::main]
@@ -177,6 +207,7 @@ impl Part {
             rounds: options.rounds,
             turn: Duration::from_secs_f64(options.seconds),
             is_quick: options.quick,
+            is_long: options.long,
         };
         match self {
             Self::Load => load::measure(&scale, &options.etcd).await,
@@ -185,6 +216,9 @@ impl Part {
             Self::Watch => watch::measure(&scale).await,
             Self::Checks => Ok(checks::measure()),
             Self::Flood => flood::measure(&scale).await,
+            Self::Overload => overload::measure(&scale).await,
+            Self::Partition => partition::measure(&scale).await,
+            Self::Attacks => attacks::measure(&scale).await,
         }
     }
 }
@@ -206,9 +240,10 @@ impl Options {
             (false, 1.0, 9) => Vec::new(),
             (false, ..) => vec![format!("--seconds {seconds} --rounds {rounds}")],
         };
+        let long = self.long.then(|| "--long".to_owned());
         let only = self.only.iter().filter_map(ValueEnum::to_possible_value);
         let only = only.map(|part| format!("--only {}", part.get_name()));
-        let arguments = arguments.into_iter().chain(only).collect::<Vec<_>>();
+        let arguments = arguments.into_iter().chain(long).chain(only).collect::<Vec<_>>();
         if arguments.is_empty() {
             "make bench".to_owned()
         } else {

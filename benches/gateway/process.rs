@@ -1,6 +1,12 @@
 //! Servers in processes of their own. Each ends with its value.
 
-use std::{ffi::OsStr, fmt, net::TcpListener, process::Stdio, time::Duration};
+use std::{
+    ffi::OsStr,
+    fmt,
+    net::{SocketAddr, TcpListener},
+    process::Stdio,
+    time::Duration,
+};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -126,7 +132,19 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// One that refuses nothing for what it costs: what is measured is how long it takes.
     pub(crate) fn start(nats_url: &str, lattices: &[Lattice], callers: &str) -> Result<Self, Failure> {
+        let server = "in_flight_max = 16384\nqueue_time = \"10s\"";
+        Self::start_with(server, nats_url, lattices, callers)
+    }
+
+    /// With these settings of its server.
+    pub(crate) fn start_with(
+        server: &str,
+        nats_url: &str,
+        lattices: &[Lattice],
+        callers: &str,
+    ) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let file = folder.path().join("gateway.toml");
@@ -134,7 +152,7 @@ impl Gateway {
         std::fs::write(
             &file,
             format!(
-                "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:0\"\nin_flight_max = 16384\n\
+                "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin_listen = \"127.0.0.1:0\"\n{server}\n\
                  [log]\nfilter = \"warn,lattice_gateway::rpc=info\"\n[nats]\nservers = {nats_url:?}\n{lattices}\n{callers}",
             ),
         )?;
@@ -160,6 +178,10 @@ impl Gateway {
             }
         })
         .await
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub(crate) fn resident(&self) -> Option<u64> {
