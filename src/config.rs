@@ -611,15 +611,13 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 /// Which safeguard the campaign leaves out.
 #[cfg(feature = "campaign")]
 pub(crate) fn safeguard_off() -> Option<String> {
-    std::env::var_os("LATTICE_GATEWAY_SAFEGUARD_OFF")?
-        .into_string()
-        .ok()
+    std::env::var_os("CAMPAIGN_SAFEGUARD_OFF")?.into_string().ok()
 }
 
 /// By how many seconds the campaign has stepped the wall clock.
 #[cfg(feature = "campaign")]
 pub(crate) fn clock_step() -> i64 {
-    let file = std::env::var_os("LATTICE_GATEWAY_CLOCK_FILE");
+    let file = std::env::var_os("CAMPAIGN_CLOCK_FILE");
     let text = file.and_then(|file| std::fs::read_to_string(file).ok());
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }

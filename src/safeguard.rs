@@ -1,7 +1,7 @@
 //! The safeguards that the campaign leaves out one at a time, to see that it notices each.
 //!
 //! In every build but the campaign's all of them hold, and what asks is compiled away. The campaign's build (the feature
-//! `campaign`) leaves out what `LATTICE_GATEWAY_SAFEGUARD_OFF` names.
+//! `campaign`) leaves out what `CAMPAIGN_SAFEGUARD_OFF` names.
 
 /// What stands between a fault and a lost, doubled or returning value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use todc_utils::{
 };
 
 use crate::{
+    alone, audit,
     history::{Action, Condition, History, How, Kind, Op, OpId, Outcome, Stored},
     world::SETTLE,
 };
@@ -39,6 +40,9 @@ pub fn all(history: &History) -> (Vec<Violation>, usize) {
         standing_is_one(history),
         only_own_links_change(history),
         acknowledged_edits_stand(history),
+        in_line(history),
+        alone::check(history),
+        audit::check(history),
     ]
     .concat();
     if !history.has_loss() {
@@ -47,7 +51,7 @@ pub fn all(history: &History) -> (Vec<Violation>, usize) {
     let mut undecided = 0;
     // What hosts undo and is applied again takes effect twice: no order of single effects explains it.
     let is_one_effect = |key: &usize| !(history.has_hosts && history.kind(*key) == Kind::InterfaceLink);
-    for key in (0..history.folded.len()).filter(is_one_effect) {
+    for key in (0..history.folded.len().min(history.contended)).filter(is_one_effect) {
         match linearizable(history, key) {
             Some(true) => {}
             Some(false) => violations.push(format!(
@@ -162,13 +166,15 @@ fn may_be_undone(history: &History, stored: &[&Stored], id: &str, first: &Stored
             .and_then(|record| record.get(&key).copied())
     };
     let mut is_by_host = false;
-    let mut at = before(stored, second);
-    while let Some(message) = at {
+    let Some(mut place) = stored.iter().position(|one| std::ptr::eq(*one, second)) else {
+        return true;
+    };
+    while let Some(message) = before(stored, place) {
         if message.sequence <= first.sequence {
             return is_by_host;
         }
-        at = before(stored, message);
-        if at.is_some_and(|earlier| of(earlier) != of(message)) {
+        place -= 1;
+        if before(stored, place).is_some_and(|earlier| of(earlier) != of(message)) {
             is_by_host |= message.calls.is_empty();
         }
     }
@@ -176,9 +182,8 @@ fn may_be_undone(history: &History, stored: &[&Stored], id: &str, first: &Stored
 }
 
 /// The message before on the same subject, where it was heard.
-fn before<'a>(stored: &[&'a Stored], message: &Stored) -> Option<&'a Stored> {
-    let place = stored.iter().position(|one| std::ptr::eq(*one, message))?;
-    let earlier = stored[..place].last()?;
+fn before<'a>(stored: &[&'a Stored], place: usize) -> Option<&'a Stored> {
+    let (message, earlier) = (stored[place], stored[..place].last()?);
     let is_it = earlier.subject == message.subject && earlier.sequence == message.previous;
     is_it.then_some(earlier)
 }
@@ -187,23 +192,26 @@ fn before<'a>(stored: &[&'a Stored], message: &Stored) -> Option<&'a Stored> {
 fn only_own_links_change(history: &History) -> Vec<Violation> {
     let stored = history.stored_once_each();
     let mut violations = Vec::new();
-    for message in stored.iter().filter(|message| !message.calls.is_empty()) {
-        let Some(record) = &message.record else {
+    for (place, message) in stored.iter().enumerate() {
+        let Some(record) = message.record.as_ref().filter(|_| !message.calls.is_empty()) else {
             continue;
         };
         let nothing = BTreeMap::new();
-        let earlier = match (message.previous, before(&stored, message)) {
+        let earlier = match (message.previous, before(&stored, place)) {
             (0, _) => &nothing,
             (_, Some(earlier)) if !history.is_lost_between(earlier.heard, message.heard) => {
                 earlier.record.as_ref().unwrap_or(&nothing)
             }
             _ => continue,
         };
-        for (key, hash) in history.short_hashes.iter().enumerate() {
-            let Some(hash) = hash else {
-                continue;
-            };
-            let is_own = message.calls.iter().any(|call| call.entry == *hash);
+        for key in record
+            .keys()
+            .chain(earlier.keys())
+            .copied()
+            .collect::<BTreeSet<_>>()
+        {
+            let hash = history.short_hashes[key].as_deref();
+            let is_own = message.calls.iter().any(|call| Some(&*call.entry) == hash);
             let is_back =
                 || message.previous == 0 && history.losses().any(|loss| history.outlives(loss, key));
             if !is_own && record.get(&key) != earlier.get(&key) && !is_back() {
@@ -224,6 +232,11 @@ fn only_own_links_change(history: &History) -> Vec<Violation> {
 /// and stands in the end unless another edit, or a host too late, replaced it.
 fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
     let stored = history.stored_once_each();
+    let mut places = BTreeMap::<u64, Vec<usize>>::new();
+    for (place, message) in stored.iter().enumerate() {
+        places.entry(message.sequence).or_default().push(place);
+    }
+    let stored = (&*stored, &places);
     let mut violations = Vec::new();
     for key in 0..history.kinds.len() {
         if history.kind(key) != Kind::InterfaceLink {
@@ -247,7 +260,7 @@ fn acknowledged_edits_stand(history: &History) -> Vec<Violation> {
             if op.began >= since && last.as_ref().is_none_or(|(at, _, _)| *at <= sequence) {
                 last = Some((sequence, *op, None));
             }
-            let Some(fate) = fate(history, &stored, key, hash, sequence, op) else {
+            let Some(fate) = fate(history, stored, key, hash, sequence, op) else {
                 continue;
             };
             if let Fate::Wrong(why) = &fate {
@@ -303,7 +316,7 @@ enum Fate {
 /// `None` where the message was not heard in which it was applied.
 fn fate(
     history: &History,
-    stored: &[&Stored],
+    (stored, places): (&[&Stored], &BTreeMap<u64, Vec<usize>>),
     key: usize,
     hash: &str,
     sequence: u64,
@@ -317,9 +330,9 @@ fn fate(
         // With a stream went what stood in it, and sequences began anew.
         return None;
     }
-    let place = stored.iter().position(|message| {
-        let is_of_link = message.calls.iter().any(|call| call.entry == hash);
-        is_of_link && message.sequence == sequence && heard.contains(&message.heard)
+    let place = places.get(&sequence)?.iter().copied().find(|place| {
+        let message = stored[*place];
+        message.calls.iter().any(|call| call.entry == hash) && heard.contains(&message.heard)
     })?;
     let (applied, later) = stored[place..].split_first()?;
     let of = |message: &Stored| {
@@ -334,7 +347,10 @@ fn fate(
     let mut at = applied;
     // Which of the hosts' messages undid it first, and whether that was soon.
     let mut undone: Option<(&Stored, Duration)> = None;
-    for message in later.iter().filter(|message| message.subject == applied.subject) {
+    for message in later
+        .iter()
+        .take_while(|message| message.subject == applied.subject)
+    {
         let is_next = message.previous == at.sequence && !history.is_lost_between(at.heard, message.heard);
         let since = u64::try_from(message.unix_nanos - applied.unix_nanos).unwrap_or(0);
         let since = Duration::from_nanos(since);
@@ -389,8 +405,13 @@ fn standing_is_one(history: &History) -> Vec<Violation> {
 /// write stands.
 fn by_sequence(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for key in 0..history.folded.len() {
-        let ops = history.ops.iter().filter(|op| op.key == key).collect::<Vec<_>>();
+    let mut of_keys = vec![Vec::new(); history.folded.len()];
+    for op in &history.ops {
+        if let Some(of_key) = of_keys.get_mut(op.key) {
+            of_key.push(op);
+        }
+    }
+    for (key, ops) in of_keys.into_iter().enumerate() {
         violations.extend(in_real_time(key, &ops));
         if !(history.has_hosts && history.kind(key) == Kind::InterfaceLink) {
             violations.extend(final_is_last(history, key, &ops));
@@ -485,6 +506,43 @@ fn in_real_time(key: usize, ops: &[&Op]) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// Operations on one entry that were sent one behind the other over one call are applied in that order.
+fn in_line(history: &History) -> Vec<Violation> {
+    let sent = history.ops.iter().filter_map(|op| {
+        let Outcome::Wrote {
+            sequence,
+            how: How::Applied,
+            ..
+        } = op.outcome
+        else {
+            return None;
+        };
+        let (call, place) = op.line?;
+        Some(((op.key, call), place, sequence, op))
+    });
+    let mut sent = sent.collect::<Vec<_>>();
+    sent.sort_by_key(|(line, place, ..)| (*line, *place));
+    let is_wrong = |key, first: u64, second: u64| match history.kind(key) {
+        // Edits of a record may share a publish, and beside hosts one that was undone is applied again.
+        Kind::InterfaceLink => first > second && !history.has_hosts,
+        Kind::Link | Kind::Config => first >= second,
+    };
+    let pairs = sent.windows(2).filter_map(|pair| match pair {
+        [(one, _, at, first), (other, _, behind, second)]
+            if one == other
+                && is_wrong(one.0, *at, *behind)
+                && !history.is_lost_between(first.began.min(second.began), first.ended.max(second.ended)) =>
+        {
+            Some(format!(
+                "key {}: op {} was sent before op {} over one call, and is at {at}, the other at {behind}",
+                one.0, first.id, second.id
+            ))
+        }
+        _ => None,
+    });
+    pairs.collect()
 }
 
 /// What stands in the end is no older than any acknowledged write.

@@ -11,7 +11,7 @@ use crate::{
     harness::until,
     history::{Outcome, Stored},
     round::{hear, patient_client},
-    workload::{PATIENCE, Workload, foreign_outcome},
+    workload::{PATIENCE, Size, Workload, foreign_outcome},
     world::{CACHE_STREAM, LATTICE, Layout, Like, Program, Topology, World},
 };
 
@@ -47,9 +47,13 @@ impl Drill {
     }
 }
 
+fn of(contended: usize) -> Size {
+    Size { contended, alone: 0 }
+}
+
 async fn kill_in_mid_publish(mut world: World) -> bool {
     const TIMES: u64 = 200;
-    let load = Workload::new(4, &world, 0);
+    let load = Workload::new(of(4), &world, 0);
     let stored = std::sync::Arc::default();
     let tap = patient_client(&world.nodes[0].url()).await;
     let hearing = tokio::spawn(hear(tap, load.clone(), std::sync::Arc::clone(&stored)));
@@ -121,7 +125,7 @@ async fn kill_leader(mut world: World) -> bool {
     const TIMES: u32 = 5;
     const PROMISED: Duration = Duration::from_secs(1);
     const SHORT: Duration = Duration::from_millis(500);
-    let load = Workload::new(1, &world, 0);
+    let load = Workload::new(of(1), &world, 0);
     let mut worst = Duration::ZERO;
     for number in 0..TIMES {
         drop(load.clone().put_on(0, 0, load.next_id(), None, SHORT).await);

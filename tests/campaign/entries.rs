@@ -10,7 +10,7 @@ use lattice_gateway::{
         Consistency, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
         GetConfigRequest, GetInterfaceLinkRequest, GetLinkDefinitionRequest, InterfaceLink, LinkDefinition,
         NamedConfig, PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest, Revision,
-        WriteResult, config_service_client::ConfigServiceClient, consistency::Requirement,
+        apply_request::Operation, config_service_client::ConfigServiceClient, consistency::Requirement,
         delete_config_request::Precondition as DeleteConfigPrecondition,
         delete_interface_link_request::Precondition as DeleteInterfaceLinkPrecondition,
         delete_link_definition_request::Precondition as DeleteLinkPrecondition,
@@ -24,13 +24,13 @@ use lattice_gateway::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tonic::{Request, Status, transport::Channel};
+use tonic::Status;
 
 use crate::{
     harness::keys,
     history::{Action, Condition, Kind, OpId},
     host_model::Triple,
-    world::{LATTICE, Layout},
+    world::{Gate, LATTICE, Layout},
 };
 
 const CONTRACT: &str = "wasmcloud:keyvalue";
@@ -82,22 +82,6 @@ pub enum Entry {
     Config(String),
 }
 
-/// What every call of an attempt has in common.
-struct Terms {
-    lattice: String,
-    request_id: String,
-    retry_age: Option<pbjson_types::Duration>,
-    deadline: std::time::Duration,
-}
-
-impl Terms {
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(self.deadline);
-        request
-    }
-}
-
 /// The precondition of a write, in the type of its request.
 macro_rules! precondition {
     ($write:expr, $precondition:ident) => {
@@ -115,8 +99,23 @@ impl Key {
     pub fn new(layout: Layout, number: usize, is_last: bool) -> Self {
         match layout {
             Layout::CacheStream | Layout::Kv => Self::link(layout),
-            Layout::Component if number % 4 == 2 && !is_last => Self::config(number),
-            Layout::Component => Self::interface_link(number),
+            Layout::Component if number % 4 == 2 && !is_last => Self::config(&format!("config-{number}")),
+            // Three of four share their source.
+            Layout::Component => {
+                Self::interface_link(if number % 4 == 3 { "other" } else { "source" }, number)
+            }
+        }
+    }
+
+    /// An entry of this number that one writer has for itself, in no record that others write.
+    pub fn of_one_writer(layout: Layout, number: usize) -> Self {
+        const OF_A_SOURCE: usize = 4;
+        match layout {
+            Layout::CacheStream | Layout::Kv => Self::link(layout),
+            Layout::Component if number % 2 == 0 => Self::config(&format!("of-one-{number}")),
+            Layout::Component => {
+                Self::interface_link(&format!("of-few-{}", number / 2 / OF_A_SOURCE), number)
+            }
         }
     }
 
@@ -142,9 +141,7 @@ impl Key {
         }
     }
 
-    /// Three of four share their source.
-    fn interface_link(number: usize) -> Self {
-        let source = if number % 4 == 3 { "other" } else { "source" };
+    fn interface_link(source: &str, number: usize) -> Self {
         Self {
             entry: Entry::InterfaceLink(InterfaceLinkId {
                 source_id: source.into(),
@@ -157,11 +154,10 @@ impl Key {
         }
     }
 
-    fn config(number: usize) -> Self {
-        let name = format!("config-{number}");
+    fn config(name: &str) -> Self {
         Self {
             subject: format!("$KV.CONFIGDATA_{LATTICE}.{name}"),
-            entry: Entry::Config(name),
+            entry: Entry::Config(name.to_owned()),
         }
     }
 
@@ -201,149 +197,130 @@ impl Key {
         }
     }
 
-    /// One attempt of a write.
-    pub async fn attempt(
+    /// A write as an operation, whichever way it goes.
+    pub fn operation(
         &self,
-        channel: Channel,
         write: &Write,
         request_id: String,
         retry_age: Option<std::time::Duration>,
-        deadline: std::time::Duration,
-    ) -> Result<WriteResult, Status> {
-        let terms = Terms {
-            lattice: LATTICE.to_owned(),
-            request_id,
-            retry_age: retry_age.map(Into::into),
-            deadline,
-        };
-        let result = match write.action {
-            Action::Put => self.put(channel, write, terms).await?,
-            _ => self.delete(channel, write, terms).await?,
-        };
-        Ok(result.unwrap_or_default())
+    ) -> Operation {
+        let lattice = LATTICE.to_owned();
+        let retry_age = retry_age.map(Into::into);
+        match write.action {
+            Action::Put => self.put(write, lattice, request_id, retry_age),
+            _ => self.delete(write, lattice, request_id, retry_age),
+        }
     }
 
-    async fn put(
+    fn put(
         &self,
-        channel: Channel,
         write: &Write,
-        terms: Terms,
-    ) -> Result<Option<WriteResult>, Status> {
+        lattice: String,
+        request_id: String,
+        retry_age: Option<pbjson_types::Duration>,
+    ) -> Operation {
         let values = [(WRITER.to_owned(), write.value.to_string())].into();
         match &self.entry {
-            Entry::Link { actor, provider, .. } => {
-                let put = terms.request(PutLinkDefinitionRequest {
-                    lattice: terms.lattice.clone(),
-                    link_definition: Some(LinkDefinition {
-                        actor_id: actor.clone(),
-                        provider_id: provider.clone(),
-                        contract_id: CONTRACT.to_owned(),
-                        values,
-                        ..LinkDefinition::default()
-                    }),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, PutLinkPrecondition),
-                    ..PutLinkDefinitionRequest::default()
-                });
-                let mut client = LinkDefinitionServiceClient::new(channel);
-                Ok(client.put_link_definition(put).await?.into_inner().result)
-            }
-            Entry::InterfaceLink(id) => {
-                let put = terms.request(PutInterfaceLinkRequest {
-                    lattice: terms.lattice.clone(),
-                    interface_link: Some(InterfaceLink {
-                        source_id: id.source_id.to_string(),
-                        target: id.target.to_string(),
-                        name: id.name.to_string(),
-                        wit_namespace: id.wit_namespace.to_string(),
-                        wit_package: id.wit_package.to_string(),
-                        interfaces: vec![format!("{INTERFACE}{}", write.value)],
-                        ..InterfaceLink::default()
-                    }),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, PutInterfaceLinkPrecondition),
-                    ..PutInterfaceLinkRequest::default()
-                });
-                let mut client = InterfaceLinkServiceClient::new(channel);
-                Ok(client.put_interface_link(put).await?.into_inner().result)
-            }
-            Entry::Config(name) => {
-                let put = terms.request(PutConfigRequest {
-                    lattice: terms.lattice.clone(),
-                    named_config: Some(NamedConfig {
-                        name: name.clone(),
-                        values,
-                        ..NamedConfig::default()
-                    }),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, PutConfigPrecondition),
-                    ..PutConfigRequest::default()
-                });
-                let mut client = ConfigServiceClient::new(channel);
-                Ok(client.put_config(put).await?.into_inner().result)
-            }
+            Entry::Link { actor, provider, .. } => Operation::PutLinkDefinition(PutLinkDefinitionRequest {
+                lattice,
+                link_definition: Some(LinkDefinition {
+                    actor_id: actor.clone(),
+                    provider_id: provider.clone(),
+                    contract_id: CONTRACT.to_owned(),
+                    values,
+                    ..LinkDefinition::default()
+                }),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, PutLinkPrecondition),
+                ..PutLinkDefinitionRequest::default()
+            }),
+            Entry::InterfaceLink(id) => Operation::PutInterfaceLink(PutInterfaceLinkRequest {
+                lattice,
+                interface_link: Some(InterfaceLink {
+                    source_id: id.source_id.to_string(),
+                    target: id.target.to_string(),
+                    name: id.name.to_string(),
+                    wit_namespace: id.wit_namespace.to_string(),
+                    wit_package: id.wit_package.to_string(),
+                    interfaces: vec![format!("{INTERFACE}{}", write.value)],
+                    ..InterfaceLink::default()
+                }),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, PutInterfaceLinkPrecondition),
+                ..PutInterfaceLinkRequest::default()
+            }),
+            Entry::Config(name) => Operation::PutConfig(PutConfigRequest {
+                lattice,
+                named_config: Some(NamedConfig {
+                    name: name.clone(),
+                    values,
+                    ..NamedConfig::default()
+                }),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, PutConfigPrecondition),
+                ..PutConfigRequest::default()
+            }),
         }
     }
 
-    async fn delete(
+    fn delete(
         &self,
-        channel: Channel,
         write: &Write,
-        terms: Terms,
-    ) -> Result<Option<WriteResult>, Status> {
+        lattice: String,
+        request_id: String,
+        retry_age: Option<pbjson_types::Duration>,
+    ) -> Operation {
         match &self.entry {
-            Entry::Link { actor, .. } => {
-                let delete = terms.request(DeleteLinkDefinitionRequest {
-                    lattice: terms.lattice.clone(),
-                    actor_id: Some(actor.clone()),
-                    contract_id: Some(CONTRACT.to_owned()),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, DeleteLinkPrecondition),
-                    allow_missing: true,
-                    ..DeleteLinkDefinitionRequest::default()
-                });
-                let mut client = LinkDefinitionServiceClient::new(channel);
-                Ok(client.delete_link_definition(delete).await?.into_inner().result)
-            }
-            Entry::InterfaceLink(id) => {
-                let delete = terms.request(DeleteInterfaceLinkRequest {
-                    lattice: terms.lattice.clone(),
-                    source_id: Some(id.source_id.to_string()),
-                    name: Some(id.name.to_string()),
-                    wit_namespace: Some(id.wit_namespace.to_string()),
-                    wit_package: Some(id.wit_package.to_string()),
-                    target: Some(id.target.to_string()),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, DeleteInterfaceLinkPrecondition),
-                    allow_missing: true,
-                    ..DeleteInterfaceLinkRequest::default()
-                });
-                let mut client = InterfaceLinkServiceClient::new(channel);
-                Ok(client.delete_interface_link(delete).await?.into_inner().result)
-            }
-            Entry::Config(name) => {
-                let delete = terms.request(DeleteConfigRequest {
-                    lattice: terms.lattice.clone(),
-                    name: name.clone(),
-                    request_id: terms.request_id.clone(),
-                    retry_age: terms.retry_age,
-                    precondition: precondition!(write, DeleteConfigPrecondition),
-                    allow_missing: true,
-                    ..DeleteConfigRequest::default()
-                });
-                let mut client = ConfigServiceClient::new(channel);
-                Ok(client.delete_config(delete).await?.into_inner().result)
-            }
+            Entry::Link { actor, .. } => Operation::DeleteLinkDefinition(DeleteLinkDefinitionRequest {
+                lattice,
+                actor_id: Some(actor.clone()),
+                contract_id: Some(CONTRACT.to_owned()),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, DeleteLinkPrecondition),
+                allow_missing: true,
+                ..DeleteLinkDefinitionRequest::default()
+            }),
+            Entry::InterfaceLink(id) => Operation::DeleteInterfaceLink(DeleteInterfaceLinkRequest {
+                lattice,
+                source_id: Some(id.source_id.to_string()),
+                name: Some(id.name.to_string()),
+                wit_namespace: Some(id.wit_namespace.to_string()),
+                wit_package: Some(id.wit_package.to_string()),
+                target: Some(id.target.to_string()),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, DeleteInterfaceLinkPrecondition),
+                allow_missing: true,
+                ..DeleteInterfaceLinkRequest::default()
+            }),
+            Entry::Config(name) => Operation::DeleteConfig(DeleteConfigRequest {
+                lattice,
+                name: name.clone(),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, DeleteConfigPrecondition),
+                allow_missing: true,
+                ..DeleteConfigRequest::default()
+            }),
         }
+    }
+
+    /// How the audit names it.
+    pub fn name(&self) -> String {
+        let key = match &self.entry {
+            Entry::Link { actor, .. } => EntryKey::LinkDefinition(LinkId::new(actor, CONTRACT, LINK_NAME)),
+            Entry::InterfaceLink(id) => EntryKey::InterfaceLink(id.clone()),
+            Entry::Config(name) => EntryKey::Config(name.as_str().into()),
+        };
+        key.to_string()
     }
 
     /// A fully consistent read.
-    pub async fn look(&self, channel: Channel) -> Result<Option<Shown>, Status> {
+    pub async fn look(&self, gate: Gate) -> Result<Option<Shown>, Status> {
         let lattice = LATTICE.to_owned();
         let consistency = Some(Consistency {
             requirement: Some(Requirement::FullyConsistent(true)),
@@ -357,7 +334,7 @@ impl Key {
                     consistency,
                     ..GetLinkDefinitionRequest::default()
                 };
-                let mut client = LinkDefinitionServiceClient::new(channel);
+                let mut client = LinkDefinitionServiceClient::new(gate);
                 let link = client.get_link_definition(get).await?.into_inner();
                 let shown = link.link_definition.and_then(|link| {
                     let value = link.values.get(WRITER)?.parse().ok();
@@ -375,7 +352,7 @@ impl Key {
                     target: Some(id.target.to_string()),
                     consistency,
                 };
-                let mut client = InterfaceLinkServiceClient::new(channel);
+                let mut client = InterfaceLinkServiceClient::new(gate);
                 let link = client.get_interface_link(get).await?.into_inner();
                 let shown = link.interface_link.and_then(|link| {
                     let value = value_of(link.interfaces.first()?);
@@ -389,7 +366,7 @@ impl Key {
                     name: name.clone(),
                     consistency,
                 };
-                let mut client = ConfigServiceClient::new(channel);
+                let mut client = ConfigServiceClient::new(gate);
                 let config = client.get_config(get).await?.into_inner().named_config;
                 let shown = config.and_then(|config| {
                     let value = config.values.get(WRITER)?.parse().ok();
@@ -473,19 +450,40 @@ pub fn host_link(source: &str, number: u64, value: u64) -> Value {
     })
 }
 
-/// Which values a message of a shared record gives the links in it, by the number of the key.
-pub fn record(keys: &[Key], subject: &str, body: &[u8]) -> Option<BTreeMap<usize, OpId>> {
-    let of_record = keys
-        .iter()
-        .enumerate()
-        .filter(|(_, key)| key.kind() == Kind::InterfaceLink && key.subject == subject);
-    let mut of_record = of_record.peekable();
-    of_record.peek()?;
-    Some(
-        of_record
-            .filter_map(|(number, key)| Some((number, key.said(body)?)))
-            .collect(),
-    )
+/// Which entries are on a subject: one, or the links that share a record.
+#[derive(Debug)]
+pub struct Subjects(BTreeMap<String, Vec<usize>>);
+
+/// What a message says of the entries on its subject.
+#[derive(Debug)]
+pub enum Said {
+    /// Of one entry: who wrote it, where the value tells.
+    One(Option<OpId>),
+    /// Of a shared record: what it holds, by key.
+    Record(BTreeMap<usize, OpId>),
+}
+
+impl Subjects {
+    pub fn of(keys: &[Key]) -> Self {
+        let mut subjects = BTreeMap::<String, Vec<usize>>::new();
+        for (number, key) in keys.iter().enumerate() {
+            subjects.entry(key.subject.clone()).or_default().push(number);
+        }
+        Self(subjects)
+    }
+
+    pub fn said(&self, keys: &[Key], subject: &str, body: &[u8]) -> Said {
+        match self.0.get(subject).map(Vec::as_slice) {
+            Some(on_it) if on_it.iter().any(|key| keys[*key].kind() == Kind::InterfaceLink) => {
+                let said = on_it
+                    .iter()
+                    .filter_map(|key| Some((*key, keys[*key].said(body)?)));
+                Said::Record(said.collect())
+            }
+            Some([key]) => Said::One(keys[*key].said(body)),
+            Some(_) | None => Said::One(None),
+        }
+    }
 }
 
 fn shown(value: Option<OpId>, revision: Option<Revision>, etag: String) -> Option<Shown> {

@@ -12,7 +12,7 @@ use crate::{
     harness::wire::Wire,
     history::Outcome,
     workload::foreign_outcome,
-    world::{ALLOWED, DENIED, Layout, World},
+    world::{ALLOWED, DENIED, Layout, STOPS_WITHIN, World},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,8 +93,8 @@ impl Fault {
             }
             Self::StopGateway => {
                 assert!(
-                    world.gateways[gateway].stop(Duration::from_secs(30)).await,
-                    "the gateway did not end within 30 s of SIGTERM"
+                    world.gateways[gateway].stop(STOPS_WITHIN).await,
+                    "the gateway did not end within {STOPS_WITHIN:?} of SIGTERM"
                 );
                 world.gateways[gateway].start().await;
             }

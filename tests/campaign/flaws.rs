@@ -1,9 +1,12 @@
 //! A checker that lets everything pass proves nothing: histories with known flaws, and what the checkers say of them.
 
+use std::sync::OnceLock;
+
 use crate::{
+    audit::{Attempt, Learned, Record},
     check,
     history::{Action, Call, Condition, History, How, Kind, Op, OpId, Open, Outcome, Stored},
-    world::Layout,
+    world::{LATTICE, Layout},
 };
 
 type Time = (u64, u64);
@@ -31,6 +34,10 @@ pub fn are_found() -> Result<(), String> {
 }
 
 fn sound() -> Vec<(&'static str, History)> {
+    [sound_in_general(), sound_of_one_writer(), sound_audits()].concat()
+}
+
+fn sound_in_general() -> Vec<(&'static str, History)> {
     let lost = op(9, Action::Loss, Condition::None, (11, 12), Outcome::Done);
     let first = put(1, (0, 10), 5);
     vec![
@@ -223,7 +230,205 @@ fn flawed() -> Vec<(&'static str, History)> {
             },
         ),
     ];
-    [flawed_in_any_order(), flawed_records(), others].concat()
+    [
+        flawed_in_any_order(),
+        flawed_records(),
+        flawed_of_one_writer(),
+        flawed_audits(),
+        others,
+    ]
+    .concat()
+}
+
+/// Of one writer, which no search looks at; after a loss, which the stream's order does not reach across.
+fn of_one_writer(ops: Vec<Op>, standing: Option<(OpId, u64)>) -> History {
+    let lost = op(99, Action::Loss, Condition::None, (1, 2), Outcome::Done);
+    History {
+        contended: 0,
+        ..history([vec![lost], ops].concat(), standing)
+    }
+}
+
+fn sound_of_one_writer() -> Vec<(&'static str, History)> {
+    let (first, second) = (put(1, (10, 20), 5), put(3, (40, 50), 7));
+    let lost = op(9, Action::Loss, Condition::None, (31, 32), Outcome::Done);
+    let absent = |op| Op {
+        condition: Condition::Absent,
+        ..op
+    };
+    vec![
+        (
+            "of one writer, unknown and applied",
+            of_one_writer(
+                vec![first.clone(), unknown(2), replacing(2, second.clone())],
+                Some((3, 7)),
+            ),
+        ),
+        (
+            "of one writer, unknown and applied last",
+            of_one_writer(vec![first.clone(), unknown(2), second.clone()], Some((2, 8))),
+        ),
+        (
+            "of one writer, lost",
+            of_one_writer(vec![first.clone(), lost, absent(second)], Some((3, 7))),
+        ),
+        (
+            "of one writer, refused",
+            of_one_writer(
+                vec![
+                    first,
+                    absent(op(2, Action::Put, Condition::None, (21, 22), Outcome::Refused)),
+                ],
+                Some((1, 5)),
+            ),
+        ),
+    ]
+}
+
+fn flawed_of_one_writer() -> Vec<(&'static str, History)> {
+    let first = put(1, (10, 20), 5);
+    let refused = op(2, Action::Put, Condition::Exists, (21, 22), Outcome::Refused);
+    let in_line = |place, op| Op {
+        line: Some((1, place)),
+        ..op
+    };
+    let behind = [in_line(0, put(1, (0, 10), 6)), in_line(1, put(2, (0, 10), 5))];
+    vec![
+        (
+            "of one writer, lost without a loss",
+            of_one_writer(vec![first.clone(), put(2, (21, 30), 6)], Some((1, 5))),
+        ),
+        (
+            "of one writer, refused for nothing",
+            of_one_writer(vec![first.clone(), refused], Some((1, 5))),
+        ),
+        (
+            "of one writer, a condition that did not hold",
+            of_one_writer(vec![first, replacing(7, put(2, (21, 30), 6))], Some((2, 6))),
+        ),
+        (
+            "sent before and applied behind",
+            history(behind.into(), Some((1, 6))),
+        ),
+    ]
+}
+
+/// A put by op 1, which was attempted and recorded so.
+fn of_attempts(learned: &[Learned], records: &[Record]) -> History {
+    let attempt = |learned: &Learned| Attempt {
+        gateway: 0,
+        method: "PutConfig".to_owned(),
+        entry: "config a".to_owned(),
+        request_id: "request-1".to_owned(),
+        learned: learned.clone(),
+    };
+    History {
+        attempts: learned.iter().map(attempt).collect(),
+        audited: vec![records.to_vec()],
+        ..history(vec![put(1, (0, 10), 5)], Some((1, 5)))
+    }
+}
+
+fn applied() -> Learned {
+    Learned::Told(("OUTCOME_APPLIED".to_owned(), Some(5)))
+}
+
+fn leaving() -> Learned {
+    Learned::Told(("SHUTTING_DOWN".to_owned(), None))
+}
+
+fn recorded(outcome: &str, sequence: Option<u64>) -> Record {
+    Record {
+        method: "PutConfig".to_owned(),
+        lattice: Some(LATTICE.to_owned()),
+        entry: Some("config a".to_owned()),
+        request_id: Some("request-1".to_owned()),
+        outcome: Some(outcome.to_owned()),
+        revision: sequence.map(|sequence| (1, sequence)),
+    }
+}
+
+/// Of what was refused before it was read.
+fn unnamed(outcome: &str) -> Record {
+    Record {
+        lattice: None,
+        entry: None,
+        request_id: None,
+        ..recorded(outcome, None)
+    }
+}
+
+fn sound_audits() -> Vec<(&'static str, History)> {
+    let record = recorded("OUTCOME_APPLIED", Some(5));
+    vec![
+        (
+            "recorded",
+            of_attempts(&[applied()], std::slice::from_ref(&record)),
+        ),
+        ("no answer, recorded", of_attempts(&[Learned::Nothing], &[record])),
+        (
+            "no answer, not recorded",
+            of_attempts(&[Learned::Nothing, Learned::Unread], &[]),
+        ),
+        (
+            "refused before it was read",
+            of_attempts(
+                &[leaving(), Learned::Nothing],
+                &[unnamed("CANCELLED"), unnamed("SHUTTING_DOWN")],
+            ),
+        ),
+    ]
+}
+
+fn flawed_audits() -> Vec<(&'static str, History)> {
+    let record = recorded("OUTCOME_APPLIED", Some(5));
+    let twice = [record.clone(), record.clone()];
+    let of_another = |record: &Record| Record {
+        entry: Some("config b".to_owned()),
+        ..record.clone()
+    };
+    let of_nobody = Record {
+        request_id: Some("request-2".to_owned()),
+        ..record.clone()
+    };
+    vec![
+        ("answered and not recorded", of_attempts(&[applied()], &[])),
+        (
+            "answered once and recorded twice",
+            of_attempts(&[applied()], &twice),
+        ),
+        (
+            "no answer, recorded twice",
+            of_attempts(&[Learned::Nothing], &twice),
+        ),
+        (
+            "not read, and recorded",
+            of_attempts(&[Learned::Unread], &twice[..1]),
+        ),
+        (
+            "recorded at another place",
+            of_attempts(&[applied()], &[recorded("OUTCOME_APPLIED", Some(6))]),
+        ),
+        (
+            "recorded with another outcome",
+            of_attempts(&[applied()], &[recorded("OUTCOME_UNKNOWN", None)]),
+        ),
+        (
+            "recorded of another entry",
+            of_attempts(&[applied()], &[of_another(&record)]),
+        ),
+        (
+            "recorded of nobody",
+            of_attempts(&[applied()], &[record, of_nobody]),
+        ),
+        (
+            "refused before it was read, and recorded twice",
+            of_attempts(
+                &[leaving()],
+                &[unnamed("SHUTTING_DOWN"), unnamed("SHUTTING_DOWN")],
+            ),
+        ),
+    ]
 }
 
 fn flawed_records() -> Vec<(&'static str, History)> {
@@ -296,6 +501,10 @@ fn history(ops: Vec<Op>, standing: Option<(OpId, u64)>) -> History {
         stored: Vec::new(),
         standing: vec![vec![standing]],
         folded: vec![standing.map(|(op, _)| op)],
+        contended: usize::MAX,
+        attempts: Vec::new(),
+        audited: Vec::new(),
+        losses: OnceLock::new(),
     }
 }
 
@@ -309,6 +518,7 @@ fn op(id: OpId, action: Action, condition: Condition, (began, ended): Time, outc
         began,
         ended,
         attempts: 1,
+        line: None,
         outcome,
         open: None,
     }

@@ -1,10 +1,17 @@
 //! What was asked for and what was answered, one record an operation; kept as JSON where a check fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::world::Layout;
+use crate::{
+    audit::{Attempt, Record},
+    calls::Line,
+    world::Layout,
+};
 
 /// Names an operation; what it writes holds it, so that a value tells who wrote it.
 pub type OpId = u64;
@@ -24,6 +31,9 @@ pub struct Op {
     /// When the last one was answered.
     pub ended: u64,
     pub attempts: u32,
+    /// Where it was sent, if by a call of several and just once.
+    #[serde(default)]
+    pub line: Option<Line>,
     pub outcome: Outcome,
     /// Of a refusal behind an attempt whose caller hung up: that one may have been under way elsewhere, and been applied
     /// then, which makes the outcome unknown.
@@ -181,6 +191,21 @@ pub struct History {
     pub standing: Vec<Vec<Option<(OpId, u64)>>>,
     /// The same as the hosts' loader folds the stream.
     pub folded: Vec<Option<OpId>>,
+    /// The keys behind the first so many have one writer each.
+    #[serde(default = "all")]
+    pub contended: usize,
+    /// What callers tried to change.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    /// What was recorded of that, by gateway.
+    #[serde(default)]
+    pub audited: Vec<Vec<Record>>,
+    #[serde(skip)]
+    pub losses: OnceLock<Vec<Op>>,
+}
+
+fn all() -> usize {
+    usize::MAX
 }
 
 impl History {
@@ -189,7 +214,8 @@ impl History {
     }
 
     pub fn losses(&self) -> impl Iterator<Item = &Op> {
-        self.ops.iter().filter(|op| op.action == Action::Loss)
+        let losses = || self.ops.iter().filter(|op| op.action == Action::Loss);
+        self.losses.get_or_init(|| losses().cloned().collect()).iter()
     }
 
     /// Whether the stream may have been lost at some time between two moments.

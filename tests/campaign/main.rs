@@ -27,8 +27,11 @@
     reason = "the harness serves other tests too"
 )]
 
+mod alone;
+mod audit;
 #[path = "../it/bucket_model.rs"]
 mod bucket_model;
+mod calls;
 mod check;
 mod drills;
 mod entries;
@@ -61,9 +64,12 @@ use crate::{
 /// Breaks real servers and gateways under load, and checks every history.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long new rounds are begun.
-    #[arg(long, default_value_t = 60.0)]
-    minutes: f64,
+    /// How long new rounds are begun; 60 unless told otherwise, and `--release` goes on until its figures are reached.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// As much as a release has to stand, 1,000 faults and 1,000,000 operations that change something; fails short of that.
+    #[arg(long)]
+    release: bool,
     /// The seed of the first round; each next one has the next number.
     #[arg(long)]
     seed: Option<u64>,
@@ -73,6 +79,9 @@ struct Options {
     /// Seconds of load in a round.
     #[arg(long, default_value_t = 15.0)]
     seconds: f64,
+    /// Entries that have a writer of their own each, with hardly a pause; 0 unless told otherwise, 192 with `--release`.
+    #[arg(long)]
+    alone: Option<usize>,
     /// Only these topologies.
     #[arg(long = "topology", value_enum)]
     topologies: Vec<Topology>,
@@ -103,7 +112,22 @@ struct Options {
     check: Option<PathBuf>,
 }
 
+/// Entries of one writer each that keep the machine busy.
+const ALONE_FOR_A_RELEASE: usize = 192;
+
 impl Options {
+    fn alone(&self) -> usize {
+        let unless_told = if self.release { ALONE_FOR_A_RELEASE } else { 0 };
+        self.alone.unwrap_or(unless_told)
+    }
+
+    fn time(&self) -> Duration {
+        const HOUR: f64 = 60.0;
+        const DAY: f64 = 24.0 * HOUR;
+        let unless_told = if self.release { DAY } else { HOUR };
+        Duration::from_secs_f64(60.0 * self.minutes.unwrap_or(unless_told))
+    }
+
     /// What a round's choices depend on besides its seed.
     fn choices(&self) -> String {
         let named = |option: &str, names: Vec<String>| {
@@ -118,6 +142,7 @@ impl Options {
             named("layout", names(&self.layouts)),
             named("fault", names(&self.faults)),
             named("hosts", hosts),
+            named("alone", vec![self.alone().to_string()]),
         ]
         .concat()
         .join(" ")
@@ -169,17 +194,18 @@ async fn run(options: Options) -> ExitCode {
         program: &Program::copied_to(folder.path(), None),
         gateways: options.gateways,
         seconds: options.seconds,
+        alone: options.alone(),
         topologies: &options.topologies,
         layouts: &options.layouts,
         has_hosts: options.hosts,
         faults: &options.faults,
     };
     let began = Instant::now();
-    let until = began + Duration::from_secs_f64(options.minutes * 60.0);
+    let until = began + options.time();
     let mut totals = Totals::default();
     let mut failed = Vec::new();
     for number in 0..options.rounds.unwrap_or(u64::MAX) {
-        if Instant::now() >= until {
+        if Instant::now() >= until || (options.release && totals.is_enough_for_a_release()) {
             break;
         }
         let seed = first_seed + number;
@@ -192,7 +218,11 @@ async fn run(options: Options) -> ExitCode {
         }
     }
     totals.report(first_seed, began.elapsed(), &failed);
-    ExitCode::from(u8::from(!failed.is_empty()))
+    if options.release {
+        totals.report_release(began.elapsed());
+    }
+    let falls_short = options.release && !totals.is_enough_for_a_release();
+    ExitCode::from(u8::from(falls_short || !failed.is_empty()))
 }
 
 /// Keeps the history of a failed round, and tells what is wrong and how to see it again.

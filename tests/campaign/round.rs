@@ -1,6 +1,11 @@
 //! One round: a world, a load, faults, and the history that they leave.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use fastrand::Rng;
@@ -12,18 +17,22 @@ use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit,
     bucket_model::{self, Operation},
-    check, entries,
+    check,
+    entries::{self, Said, Subjects},
     faults::Fault,
     history::{Call, History, OpId, Stored, hex},
     host_model,
     watchers::{Watched, Watchers},
-    workload::Workload,
-    world::{CACHE_STREAM, LATTICE, Layout, Like, Program, TAP, Topology, World},
+    workload::{Size, Workload},
+    world::{CACHE_STREAM, LATTICE, Layout, Like, Program, STOPS_WITHIN, TAP, Topology, World},
 };
 
 /// Watchers of a round.
 const WATCHERS: usize = 6;
+/// Between two operations on an entry of one writer, on average.
+const PAUSE_ALONE: Duration = Duration::from_millis(20);
 
 /// What rounds are made of.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +43,8 @@ pub struct Plan<'a> {
     pub gateways: usize,
     /// Seconds of load.
     pub seconds: f64,
+    /// Entries that have one writer each, without a pause: much is written to them.
+    pub alone: usize,
     /// What a round chooses one of; none means all.
     pub topologies: &'a [Topology],
     /// What a round chooses one of; none means all.
@@ -105,7 +116,11 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
         gateways: plan.gateways,
     };
     let mut world = World::start(like, program, folder.path()).await;
-    let load = Workload::new(rng.usize(4..10), &world, seed);
+    let size = Size {
+        contended: rng.usize(4..10),
+        alone: plan.alone,
+    };
+    let load = Workload::new(size, &world, seed);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stored = Arc::new(Mutex::new(Vec::new()));
     for node in &world.nodes {
@@ -120,6 +135,11 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
     for _ in 0..load.writers() {
         tasks.spawn(Arc::clone(&load).write(rng.fork(), stop.clone()));
     }
+    for key in load.contended..load.keys.len() {
+        let writing = Arc::clone(&load).write_alone(key, PAUSE_ALONE, rng.fork(), stop.clone());
+        tasks.spawn(writing);
+    }
+    tasks.spawn(Arc::clone(&load).cut(rng.fork(), stop.clone()));
     for _ in 0..2 {
         tasks.spawn(Arc::clone(&load).read(rng.fork(), stop.clone()));
     }
@@ -158,6 +178,18 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
     join_all(converging).await;
     let (watched, diverged) = watchers.outcome();
     let held_by_hosts = hosts_hold(&world, &load).await;
+    // What callers hung up on is recorded once it has ended: at the latest when its gateway has.
+    for gateway in &mut world.gateways {
+        assert!(
+            gateway.stop(STOPS_WITHIN).await,
+            "the gateway did not end within {STOPS_WITHIN:?} of SIGTERM"
+        );
+    }
+    let audited = world
+        .gateways
+        .iter()
+        .map(|gateway| audit::read(&gateway.audit()))
+        .collect();
     let logs = logs(folder.path(), world.gateways.len());
     assert!(
         program.safeguard_off.is_none() || logs.iter().any(|log| log.contains("left out")),
@@ -183,6 +215,10 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
         stored,
         standing,
         folded: held_by_hosts,
+        contended: load.contended,
+        attempts: load.attempts(),
+        audited,
+        losses: OnceLock::new(),
     };
     (history, watched, trouble)
 }
@@ -222,6 +258,7 @@ pub async fn patient_client(urls: &str) -> async_nats::Client {
 
 /// Listens to what the streams take.
 pub async fn hear(client: async_nats::Client, load: Arc<Workload>, stored: Arc<Mutex<Vec<Stored>>>) {
+    let subjects = Subjects::of(&load.keys);
     let mut tap = client.subscribe(format!("{TAP}.>")).await.unwrap();
     while let Some(message) = tap.next().await {
         let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
@@ -236,8 +273,10 @@ pub async fn hear(client: async_nats::Client, load: Arc<Workload>, stored: Arc<M
             id: hex(&stamp.id),
             entry: hex(&stamp.entry),
         });
-        let key = load.keys.iter().find(|key| key.subject == subject);
-        let record = entries::record(&load.keys, subject, &message.payload);
+        let (op, record) = match subjects.said(&load.keys, subject, &message.payload) {
+            Said::One(op) => (op, None),
+            Said::Record(record) => (None, Some(record)),
+        };
         stored.lock().push(Stored {
             subject: subject.to_owned(),
             sequence,
@@ -245,10 +284,7 @@ pub async fn hear(client: async_nats::Client, load: Arc<Workload>, stored: Arc<M
             unix_nanos: time.map_or(0, OffsetDateTime::unix_timestamp_nanos),
             message_id: header("Nats-Msg-Id"),
             calls: calls.collect(),
-            op: match record {
-                Some(_) => None,
-                None => key.and_then(|key| key.said(&message.payload)),
-            },
+            op,
             record,
             heard: load.now(),
         });

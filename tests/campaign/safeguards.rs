@@ -1,7 +1,5 @@
 //! Leaves the safeguards out, one at a time: the campaign has to notice each.
 
-use std::time::Duration;
-
 use clap::ValueEnum;
 use lattice_gateway::safeguard::Safeguard;
 use tokio::time::Instant;
@@ -66,6 +64,7 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
             program: &program,
             gateways: options.gateways,
             seconds: options.seconds,
+            alone: 0,
             topologies,
             layouts: &[layout],
             // Hosts overwrite the record of calls.
@@ -74,7 +73,7 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
         };
         let mut noticed = None;
         for seed in first_seed.. {
-            if began.elapsed() > Duration::from_secs_f64(options.minutes * 60.0) || noticed.is_some() {
+            if began.elapsed() > options.time() || noticed.is_some() {
                 break;
             }
             eprint!("{name}: ");
@@ -92,7 +91,7 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
             }
             None => format!(
                 "| `{name}` | {layout} | **not noticed** in {} min | | | |",
-                options.minutes
+                options.time().as_secs() / 60
             ),
         });
     }

@@ -8,6 +8,10 @@ use crate::{
     watchers::Watched,
 };
 
+/// What a release has to stand, at least.
+const RELEASE_FAULTS: u64 = 1_000;
+const RELEASE_WRITES: u64 = 1_000_000;
+
 /// Counts over all rounds.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -18,6 +22,9 @@ pub struct Totals {
     acknowledged: u64,
     already_applied: u64,
     retried: u64,
+    attempts: usize,
+    by_calls_of_several: u64,
+    audited: usize,
     reads: u64,
     refused: u64,
     not_applied: u64,
@@ -50,6 +57,8 @@ impl Totals {
             self.shared += u64::from(edits > 1);
             self.shared_edits += if edits > 1 { edits } else { 0 };
         }
+        self.attempts += history.attempts.len();
+        self.audited += history.audited.iter().map(Vec::len).sum::<usize>();
         for fault in &history.faults {
             *self.by_fault.entry(fault.clone()).or_default() += 1;
         }
@@ -72,6 +81,7 @@ impl Totals {
             };
             *count += 1;
             self.retried += u64::from(op.attempts > 1);
+            self.by_calls_of_several += u64::from(op.line.is_some());
             let how = matches!(
                 op.outcome,
                 Outcome::Wrote {
@@ -83,8 +93,41 @@ impl Totals {
         }
     }
 
+    /// Operations that callers asked for to change something, whatever became of them.
+    fn writes(&self) -> u64 {
+        self.acknowledged + self.refused + self.not_applied + self.unknown + self.superseded
+    }
+
+    fn faults(&self) -> u64 {
+        self.by_fault.values().sum()
+    }
+
+    /// Whether it is as much as a release has to stand.
+    pub fn is_enough_for_a_release(&self) -> bool {
+        self.faults() >= RELEASE_FAULTS && self.writes() >= RELEASE_WRITES
+    }
+
+    /// Tells how far it is from what a release has to stand.
+    pub fn report_release(&self, time: Duration) {
+        let verdict = match self.is_enough_for_a_release() {
+            true => "reached",
+            false => "not reached",
+        };
+        println!();
+        let seconds = time.as_secs_f64();
+        for (what, count, goal) in [
+            ("faults", self.faults(), RELEASE_FAULTS),
+            ("writes asked for", self.writes(), RELEASE_WRITES),
+        ] {
+            let rate = per(count, 1) / seconds;
+            let hours = per(goal, 1) / rate / 3600.0;
+            println!("{what}: {count} of {goal}, {rate:.2} a second: all of them take {hours:.2} hours");
+        }
+        println!("release figures: {verdict}");
+    }
+
     pub fn report(&self, seed: u64, time: Duration, failed: &[u64]) {
-        let writes = self.acknowledged + self.refused + self.not_applied + self.unknown + self.superseded;
+        let writes = self.writes();
         let share = |count: u64| format!("{count} ({:.2} %)", 100.0 * per(count, writes));
         println!(
             "\ncampaign of {:.1} minutes from seed {seed}: {} rounds",
@@ -108,6 +151,12 @@ impl Totals {
             ("  given up on, unknown", share(self.unknown)),
             ("  OUTCOME_SUPERSEDED", share(self.superseded)),
             ("operations with a retry", self.retried.to_string()),
+            (
+                "operations by one Apply call or manifest with others",
+                self.by_calls_of_several.to_string(),
+            ),
+            ("attempts to change something", self.attempts.to_string()),
+            ("  audit records of them", self.audited.to_string()),
             ("fully consistent reads", self.reads.to_string()),
             ("foreign raw writes", self.foreign.to_string()),
             ("writes of stand-ins for hosts", self.host_writes.to_string()),

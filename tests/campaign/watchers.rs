@@ -21,11 +21,11 @@ use lattice_gateway::proto::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 use crate::{
     harness::{until, view::View},
-    world::{LATTICE, Layout},
+    world::{Gate, LATTICE, Layout},
 };
 
 /// Longer than any gateway may be silent.
@@ -38,7 +38,7 @@ const STAYS: f64 = 0.8;
 /// What the watchers of a round share.
 #[derive(Debug)]
 pub struct Watchers {
-    gateways: Vec<Channel>,
+    gateways: Vec<Gate>,
     layout: Layout,
     reconnects: AtomicU64,
     resyncs: AtomicU64,
@@ -56,7 +56,7 @@ pub struct Watched {
 }
 
 impl Watchers {
-    pub fn new(gateways: Vec<Channel>, layout: Layout) -> Arc<Self> {
+    pub fn new(gateways: Vec<Gate>, layout: Layout) -> Arc<Self> {
         Arc::new(Self {
             gateways,
             layout,
@@ -156,7 +156,7 @@ impl Watchers {
 
     /// What the lattice holds, by identity.
     async fn listed(&self, gateway: usize) -> Result<BTreeMap<String, String>, Status> {
-        let channel = || self.gateways[gateway].clone();
+        let gate = || self.gateways[gateway].clone();
         let consistency = Some(Consistency {
             requirement: Some(Requirement::FullyConsistent(true)),
         });
@@ -169,7 +169,7 @@ impl Watchers {
                     consistency,
                     ..ListLinkDefinitionsRequest::default()
                 };
-                let mut client = LinkDefinitionServiceClient::new(channel());
+                let mut client = LinkDefinitionServiceClient::new(gate());
                 let page = client.list_link_definitions(request).await?.into_inner();
                 wrapped(page.link_definitions, entry::Entry::LinkDefinition)
             }
@@ -180,7 +180,7 @@ impl Watchers {
                     consistency,
                     ..ListInterfaceLinksRequest::default()
                 };
-                let mut client = InterfaceLinkServiceClient::new(channel());
+                let mut client = InterfaceLinkServiceClient::new(gate());
                 let links = client.list_interface_links(request).await?.into_inner();
                 let request = ListConfigsRequest {
                     lattice,
@@ -188,7 +188,7 @@ impl Watchers {
                     consistency,
                     ..ListConfigsRequest::default()
                 };
-                let mut client = ConfigServiceClient::new(channel());
+                let mut client = ConfigServiceClient::new(gate());
                 let configs = client.list_configs(request).await?.into_inner();
                 let links = wrapped(links.interface_links, entry::Entry::InterfaceLink);
                 let configs = wrapped(configs.named_configs, entry::Entry::NamedConfig);

@@ -8,15 +8,22 @@ use std::{
 };
 
 use clap::ValueEnum;
+use data_encoding::HEXLOWER;
 use lattice_gateway::{
     domain::LatticeName,
     store::layout::{self, bucket},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::{
     process::{Child, Command},
     time::timeout,
+};
+use tonic::{
+    Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
 };
 
 use crate::harness::{Nats, port, until, wire::Wire};
@@ -99,6 +106,28 @@ pub struct Like {
     pub has_hosts: bool,
     pub gateways: usize,
 }
+
+/// A gateway, as a caller of its configuration reaches it.
+pub type Gate = InterceptedService<Channel, Token>;
+
+/// Shows the token of the one caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Token;
+
+impl Token {
+    const TEXT: &str = "campaign";
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = format!("Bearer {}", Self::TEXT).parse().unwrap();
+        request.metadata_mut().insert("authorization", shown);
+        Ok(request)
+    }
+}
+
+/// A gateway that is told to stop ends within.
+pub const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// For how long an edit has to stand beside hosts.
 pub const SETTLE: Duration = Duration::from_millis(20);
@@ -267,27 +296,58 @@ impl Gateway {
             .append(true)
             .open(&self.log)
             .unwrap();
-        let url = |wire: &Wire| wire.url().replace("nats://", "nats://gateway:x@");
-        let urls = self.wires.iter().map(url).collect::<Vec<_>>().join(",");
+        let config = self.log.with_extension("toml");
+        std::fs::write(&config, self.config()).unwrap();
         let mut command = Command::new(&self.program.path);
         command
-            .args(["dev", "--log=warn", "--nats-url", &urls])
-            .args(["--listen", &self.address.to_string()])
-            .args(["--admin-listen", &self.admin.to_string()])
-            .args(["--settle", &format!("{}ms", self.settle.as_millis())])
+            .args(["serve", "--config"])
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
-        command.env("LATTICE_GATEWAY_CLOCK_FILE", self.clock());
+        command.env("CAMPAIGN_CLOCK_FILE", self.clock());
         if let Some(safeguard) = &self.program.safeguard_off {
-            command.env("LATTICE_GATEWAY_SAFEGUARD_OFF", safeguard);
+            command.env("CAMPAIGN_SAFEGUARD_OFF", safeguard);
         }
         self.child = Some(command.spawn().unwrap());
         until("the gateway takes connections", async || {
             tokio::net::TcpStream::connect(self.address).await.ok()
         })
         .await;
+    }
+
+    fn config(&self) -> String {
+        let url = |wire: &Wire| wire.url().replace("nats://", "nats://gateway:x@");
+        let urls = self.wires.iter().map(url).collect::<Vec<_>>().join(",");
+        let (address, admin, audit) = (self.address, self.admin, self.audit());
+        let settle = self.settle.as_millis();
+        let token = HEXLOWER.encode(&Sha256::digest(Token::TEXT));
+        format!(
+            "[server]\nlisten = \"{address}\"\nadmin_listen = \"{admin}\"\n[nats]\nservers = \"{urls}\"\n\
+             [log]\nfilter = \"warn\"\n[audit]\nto = {audit:?}\n\
+             [lattices.{LATTICE}]\ntrusted_issuers = [\"*\"]\nsettle = \"{settle}ms\"\n\
+             [callers.campaign]\ntoken_sha256 = [\"{token}\"]\n\
+             grants = [{{ lattices = [\"{LATTICE}\"], verbs = [\"read\", \"values:read\", \"watch\", \"links:write\", \
+             \"config:write\"] }}]\n"
+        )
+    }
+
+    /// Where it records what callers try to change.
+    pub fn audit(&self) -> PathBuf {
+        self.log.with_extension("audit")
+    }
+
+    /// As a caller reaches it.
+    pub fn gate(&self) -> Gate {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
+        InterceptedService::new(channel, Token)
+    }
+
+    /// The process, while there is one.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref()?.id()
     }
 
     fn clock(&self) -> PathBuf {
