@@ -6,7 +6,7 @@ VENV_PYTHON = .tools/venv/bin/python
 WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test compat campaign fuzz lint lint-format lint-clippy lint-doc bench bench-check clean-tools
+.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-check: ## Run every part of the benchmarks once, in a debug build: whether
 
 campaign: ## Break real servers and gateways under load, and check every history. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo test --features campaign --test campaign -- $(ARGS)
+
+soak: ## Run one world for 4 hours under load and faults: nothing may grow. ARGS='--minutes 10' is a short form.
+	$(WITH_NATS) cargo test --features campaign --test campaign -- --soak $(ARGS)
 
 clean-tools: ## Remove what was fetched into .tools.
 	rm -rf .tools

@@ -12,8 +12,8 @@ use std::{
 
 use lattice_gateway::proto::{
     ApplyManifestRequest, ApplyRequest, ApplyResponse, ErrorReason, WriteResult, apply_request::Operation,
-    apply_response, apply_service_client::ApplyServiceClient, config_service_client::ConfigServiceClient,
-    interface_link_service_client::InterfaceLinkServiceClient,
+    apply_response, apply_service_client::ApplyServiceClient, claims_service_client::ClaimsServiceClient,
+    config_service_client::ConfigServiceClient, interface_link_service_client::InterfaceLinkServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient,
 };
 use parking_lot::Mutex;
@@ -269,6 +269,8 @@ async fn call(gate: Gate, operation: Operation, deadline: Duration) -> Result<Wr
         }};
     }
     let result = match operation {
+        Operation::PutClaims(put) => call!(ClaimsServiceClient, put_claims, put),
+        Operation::DeleteClaims(delete) => call!(ClaimsServiceClient, delete_claims, delete),
         Operation::PutLinkDefinition(put) => call!(LinkDefinitionServiceClient, put_link_definition, put),
         Operation::DeleteLinkDefinition(delete) => {
             call!(LinkDefinitionServiceClient, delete_link_definition, delete)

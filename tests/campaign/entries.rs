@@ -7,21 +7,28 @@ use data_encoding::HEXUPPER;
 use lattice_gateway::{
     domain::{EntryKey, InterfaceLinkId, LinkId},
     proto::{
-        Consistency, DeleteConfigRequest, DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest,
-        GetConfigRequest, GetInterfaceLinkRequest, GetLinkDefinitionRequest, InterfaceLink, LinkDefinition,
-        NamedConfig, PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest, Revision,
-        apply_request::Operation, config_service_client::ConfigServiceClient, consistency::Requirement,
+        Claims, Consistency, DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest,
+        DeleteLinkDefinitionRequest, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest,
+        GetLinkDefinitionRequest, InterfaceLink, LinkDefinition, NamedConfig, PutClaimsRequest,
+        PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest, Revision,
+        apply_request::Operation,
+        claims_service_client::ClaimsServiceClient,
+        config_service_client::ConfigServiceClient,
+        consistency::Requirement,
+        delete_claims_request::Precondition as DeleteClaimsPrecondition,
         delete_config_request::Precondition as DeleteConfigPrecondition,
         delete_interface_link_request::Precondition as DeleteInterfaceLinkPrecondition,
         delete_link_definition_request::Precondition as DeleteLinkPrecondition,
         interface_link_service_client::InterfaceLinkServiceClient,
         link_definition_service_client::LinkDefinitionServiceClient,
+        put_claims_request::{Precondition as PutClaimsPrecondition, Source},
         put_config_request::Precondition as PutConfigPrecondition,
         put_interface_link_request::Precondition as PutInterfaceLinkPrecondition,
         put_link_definition_request::Precondition as PutLinkPrecondition,
     },
     store::layout::cache_stream,
 };
+use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -80,6 +87,10 @@ pub enum Entry {
     },
     InterfaceLink(InterfaceLinkId),
     Config(String),
+    Claims {
+        key: String,
+        issuer: String,
+    },
 }
 
 /// The precondition of a write, in the type of its request.
@@ -98,7 +109,9 @@ impl Key {
     /// The entry of a layout of this number.
     pub fn new(layout: Layout, number: usize, is_last: bool) -> Self {
         match layout {
+            Layout::Kv if number % 4 == 1 && !is_last => Self::claims(),
             Layout::CacheStream | Layout::Kv => Self::link(layout),
+            Layout::Component if number % 8 == 5 && !is_last => Self::claims(),
             Layout::Component if number % 4 == 2 && !is_last => Self::config(&format!("config-{number}")),
             // Three of four share their source.
             Layout::Component => {
@@ -141,6 +154,15 @@ impl Key {
         }
     }
 
+    /// Of layouts whose hosts can delete them.
+    fn claims() -> Self {
+        let (key, issuer) = (keys::actor(), KeyPair::new_account().public_key());
+        Self {
+            subject: format!("$KV.LATTICEDATA_{LATTICE}.CLAIMS_{key}"),
+            entry: Entry::Claims { key, issuer },
+        }
+    }
+
     fn interface_link(source: &str, number: usize) -> Self {
         Self {
             entry: Entry::InterfaceLink(InterfaceLinkId {
@@ -166,6 +188,7 @@ impl Key {
             Entry::Link { .. } => Kind::Link,
             Entry::InterfaceLink(_) => Kind::InterfaceLink,
             Entry::Config(_) => Kind::Config,
+            Entry::Claims { .. } => Kind::Claims,
         }
     }
 
@@ -185,7 +208,7 @@ impl Key {
     pub fn source(&self) -> Option<(&str, &str)> {
         match &self.entry {
             Entry::InterfaceLink(id) => Some((&*id.source_id, &*self.subject)),
-            Entry::Link { .. } | Entry::Config(_) => None,
+            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } => None,
         }
     }
 
@@ -193,7 +216,7 @@ impl Key {
     pub fn short_hash(&self) -> Option<String> {
         match &self.entry {
             Entry::InterfaceLink(id) => Some(crate::history::hex(&id.short_hash())),
-            Entry::Link { .. } | Entry::Config(_) => None,
+            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } => None,
         }
     }
 
@@ -263,6 +286,21 @@ impl Key {
                 precondition: precondition!(write, PutConfigPrecondition),
                 ..PutConfigRequest::default()
             }),
+            Entry::Claims { key, issuer } => Operation::PutClaims(PutClaimsRequest {
+                lattice,
+                source: Some(Source::Claims(Claims {
+                    public_key: key.clone(),
+                    issuer: issuer.clone(),
+                    name: write.value.to_string(),
+                    claims_revision: "1".to_owned(),
+                    version: "0.1.0".to_owned(),
+                    ..Claims::default()
+                })),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, PutClaimsPrecondition),
+                ..PutClaimsRequest::default()
+            }),
         }
     }
 
@@ -306,6 +344,15 @@ impl Key {
                 allow_missing: true,
                 ..DeleteConfigRequest::default()
             }),
+            Entry::Claims { key, .. } => Operation::DeleteClaims(DeleteClaimsRequest {
+                lattice,
+                public_key: key.clone(),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, DeleteClaimsPrecondition),
+                allow_missing: true,
+                ..DeleteClaimsRequest::default()
+            }),
         }
     }
 
@@ -315,6 +362,7 @@ impl Key {
             Entry::Link { actor, .. } => EntryKey::LinkDefinition(LinkId::new(actor, CONTRACT, LINK_NAME)),
             Entry::InterfaceLink(id) => EntryKey::InterfaceLink(id.clone()),
             Entry::Config(name) => EntryKey::Config(name.as_str().into()),
+            Entry::Claims { key, .. } => EntryKey::Claims(key.as_str().into()),
         };
         key.to_string()
     }
@@ -374,6 +422,18 @@ impl Key {
                 });
                 Ok(shown)
             }
+            Entry::Claims { key, .. } => {
+                let get = GetClaimsRequest {
+                    lattice,
+                    public_key: key.clone(),
+                    consistency,
+                };
+                let mut client = ClaimsServiceClient::new(gate);
+                let claims = client.get_claims(get).await?.into_inner().claims;
+                let shown =
+                    claims.and_then(|claims| shown(claims.name.parse().ok(), claims.revision, claims.etag));
+                Ok(shown)
+            }
         }
     }
 
@@ -390,7 +450,7 @@ impl Key {
                 "actor_id": actor, "contract_id": CONTRACT, "deleted": is_deleted, "id": "foreign",
                 "link_name": LINK_NAME, "provider_id": provider, "values": values,
             }),
-            Entry::Link { .. } if is_deleted => {
+            Entry::Link { .. } | Entry::Claims { .. } if is_deleted => {
                 headers.insert("KV-Operation", "DEL");
                 Value::Null
             }
@@ -410,6 +470,10 @@ impl Key {
                 headers.insert("Nats-Rollup", "sub");
                 Value::Null
             }
+            Entry::Claims { key, issuer } => json!({
+                "call_alias": "", "caps": "", "iss": issuer, "name": id.to_string(), "rev": "1", "sub": key, "tags": "",
+                "version": "0.1.0",
+            }),
             Entry::Config(_) | Entry::InterfaceLink(_) => values,
         };
         let body = match body {
@@ -425,6 +489,7 @@ impl Key {
         match &self.entry {
             Entry::Link { .. } => body["values"][WRITER].as_str()?.parse().ok(),
             Entry::Config(_) => body[WRITER].as_str()?.parse().ok(),
+            Entry::Claims { .. } => body["name"].as_str()?.parse().ok(),
             Entry::InterfaceLink(id) => {
                 let is_it = |link: &&Value| {
                     let is = |member: &str, text: &str| link[member] == text;

@@ -126,6 +126,7 @@ pub enum Kind {
     /// Several are one record, with one revision.
     InterfaceLink,
     Config,
+    Claims,
 }
 
 /// A message that a stream took, as its tap told.

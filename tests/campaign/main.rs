@@ -41,14 +41,18 @@ mod harness;
 mod history;
 #[path = "../it/host_model.rs"]
 mod host_model;
+#[expect(clippy::as_conversions, reason = "a figure for people")]
+#[path = "../../benches/gateway/plot.rs"]
+mod plot;
 mod round;
 mod safeguards;
+mod soak;
 mod totals;
 mod watchers;
 mod workload;
 mod world;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use fastrand::Rng;
@@ -61,10 +65,14 @@ use crate::{
     world::{Layout, Program, Topology},
 };
 
+/// Why a plot cannot be written.
+type Failure = Box<dyn Error + Send + Sync>;
+
 /// Breaks real servers and gateways under load, and checks every history.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long new rounds are begun; 60 unless told otherwise, and `--release` goes on until its figures are reached.
+    /// How long new rounds are begun, or a soak lasts; 60 and 240 unless told otherwise, and `--release` goes on until its
+    /// figures are reached.
     #[arg(long)]
     minutes: Option<f64>,
     /// As much as a release has to stand, 1,000 faults and 1,000,000 operations that change something; fails short of that.
@@ -79,6 +87,9 @@ struct Options {
     /// Seconds of load in a round.
     #[arg(long, default_value_t = 15.0)]
     seconds: f64,
+    /// One long round of an even load in place of many: fails where a gateway's memory, descriptors or threads grow.
+    #[arg(long)]
+    soak: bool,
     /// Entries that have a writer of their own each, with hardly a pause; 0 unless told otherwise, 192 with `--release`.
     #[arg(long)]
     alone: Option<usize>,
@@ -124,7 +135,11 @@ impl Options {
     fn time(&self) -> Duration {
         const HOUR: f64 = 60.0;
         const DAY: f64 = 24.0 * HOUR;
-        let unless_told = if self.release { DAY } else { HOUR };
+        let unless_told = match (self.soak, self.release) {
+            (true, _) => 4.0 * HOUR,
+            (false, true) => DAY,
+            (false, false) => HOUR,
+        };
         Duration::from_secs_f64(60.0 * self.minutes.unwrap_or(unless_told))
     }
 
@@ -181,6 +196,10 @@ async fn run(options: Options) -> ExitCode {
     if !options.safeguards_off.is_empty() {
         let are_all_missed = safeguards::leave_out(&options, &options.safeguards_off, first_seed).await;
         return ExitCode::from(u8::from(!are_all_missed));
+    }
+    if options.soak {
+        let is_good = soak::run(&options, first_seed).await;
+        return ExitCode::from(u8::from(!is_good));
     }
     if !options.drills.is_empty() {
         let mut are_good = true;

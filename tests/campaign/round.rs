@@ -24,13 +24,11 @@ use crate::{
     faults::Fault,
     history::{Call, History, OpId, Stored, hex},
     host_model,
-    watchers::{Watched, Watchers},
+    watchers::{WATCHERS, Watched, Watchers},
     workload::{Size, Workload},
     world::{CACHE_STREAM, LATTICE, Layout, Like, Program, STOPS_WITHIN, TAP, Topology, World},
 };
 
-/// Watchers of a round.
-const WATCHERS: usize = 6;
 /// Between two operations on an entry of one writer, on average.
 const PAUSE_ALONE: Duration = Duration::from_millis(20);
 

@@ -13,8 +13,9 @@ use std::{
 
 use fastrand::Rng;
 use lattice_gateway::proto::{
-    Consistency, Entry, ListConfigsRequest, ListInterfaceLinksRequest, ListLinkDefinitionsRequest,
-    WatchRequest, WatchResponse, config_service_client::ConfigServiceClient, consistency::Requirement, entry,
+    Consistency, Entry, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
+    ListLinkDefinitionsRequest, WatchRequest, WatchResponse, claims_service_client::ClaimsServiceClient,
+    config_service_client::ConfigServiceClient, consistency::Requirement, entry,
     interface_link_service_client::InterfaceLinkServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient, watch_service_client::WatchServiceClient,
 };
@@ -28,6 +29,8 @@ use crate::{
     world::{Gate, LATTICE, Layout},
 };
 
+/// Watchers of a round.
+pub const WATCHERS: usize = 6;
 /// Longer than any gateway may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// By when a view is that of the lattice, once nothing is broken and nobody writes.
@@ -161,6 +164,14 @@ impl Watchers {
             requirement: Some(Requirement::FullyConsistent(true)),
         });
         let (lattice, page_size) = (LATTICE.to_owned(), 1_000);
+        let request = ListClaimsRequest {
+            lattice: lattice.clone(),
+            page_size,
+            consistency,
+            ..ListClaimsRequest::default()
+        };
+        let claims = ClaimsServiceClient::new(gate()).list_claims(request).await?;
+        let claims = wrapped(claims.into_inner().claims, entry::Entry::Claims);
         let entries = match self.layout {
             Layout::CacheStream | Layout::Kv => {
                 let request = ListLinkDefinitionsRequest {
@@ -171,7 +182,8 @@ impl Watchers {
                 };
                 let mut client = LinkDefinitionServiceClient::new(gate());
                 let page = client.list_link_definitions(request).await?.into_inner();
-                wrapped(page.link_definitions, entry::Entry::LinkDefinition)
+                let links = wrapped(page.link_definitions, entry::Entry::LinkDefinition);
+                [claims, links].concat()
             }
             Layout::Component => {
                 let request = ListInterfaceLinksRequest {
@@ -192,7 +204,7 @@ impl Watchers {
                 let configs = client.list_configs(request).await?.into_inner();
                 let links = wrapped(links.interface_links, entry::Entry::InterfaceLink);
                 let configs = wrapped(configs.named_configs, entry::Entry::NamedConfig);
-                [links, configs].concat()
+                [claims, links, configs].concat()
             }
         };
         Ok(by_identity(entries.into_iter()))
@@ -233,6 +245,7 @@ fn by_identity(entries: impl Iterator<Item = impl Borrow<Entry>>) -> BTreeMap<St
             }
             entry::Entry::LinkDefinition(link) => (format!("link {}", link.actor_id), format!("{link:?}")),
             entry::Entry::NamedConfig(config) => (format!("config {}", config.name), format!("{config:?}")),
+            entry::Entry::Claims(claims) => (format!("claims {}", claims.public_key), format!("{claims:?}")),
             other => (format!("{other:?}"), String::new()),
         })
     });

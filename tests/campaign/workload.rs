@@ -146,6 +146,8 @@ impl Patience {
 /// The etags that clients have seen, and whose write each names.
 #[derive(Default)]
 struct Etags {
+    /// Whether only so many are remembered, however long the load goes on.
+    is_bounded: bool,
     /// The last one, by key.
     last: BTreeMap<usize, (String, OpId)>,
     /// The first one of each sequence of a key: after a loss of the stream another write may stand there.
@@ -167,7 +169,7 @@ impl Etags {
             }
             return;
         }
-        if let Ok(etag) = Etag::parse(etag) {
+        if let (false, Ok(etag)) = (self.is_bounded, Etag::parse(etag)) {
             self.first
                 .entry((key, etag.revision.sequence))
                 .or_insert_with(|| seen.clone());
@@ -210,6 +212,10 @@ impl Workload {
     pub fn passing(size: Size, world: &World, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             passing: Some(Mutex::default()),
+            etags: Mutex::new(Etags {
+                is_bounded: true,
+                ..Etags::default()
+            }),
             ..Self::of(size, world, seed)
         })
     }
