@@ -114,8 +114,8 @@ enum Phase {
     Anew(Anew),
     /// What stands.
     Snapshot(Cursor),
-    /// To tell at once what changed meanwhile.
-    CatchUp,
+    /// To tell at once what changed meanwhile, of this stream and those behind it.
+    CatchUp(usize),
     /// Changes.
     Following,
     /// The lattice is away, since then.
@@ -225,12 +225,12 @@ impl Watch {
                     if let Some(entries) = next_part(cursor, &self.streams, &self.common.selection)? {
                         return Ok(self.write(&Event::Snapshot(&entries)));
                     }
-                    self.phase = Phase::CatchUp;
+                    self.phase = Phase::CatchUp(0);
                     return Ok(self.write(&Event::SnapshotComplete));
                 }
-                Phase::CatchUp => {
-                    self.phase = Phase::Following;
-                    if let Some(message) = self.sign_of_life()? {
+                Phase::CatchUp(stream) => {
+                    let stream = *stream;
+                    if let Some(message) = self.catch_up(stream)? {
                         return Ok(message);
                     }
                 }
@@ -341,8 +341,51 @@ impl Watch {
                 return self.begin_anew(why);
             }
         }
-        (self.told, self.phase) = (told, Phase::CatchUp);
+        (self.told, self.phase) = (told, Phase::CatchUp(0));
         Ok(())
+    }
+
+    /// What changed since before the snapshot, of this stream and then of those behind it, or that nothing did; one that cannot
+    /// go on by changes is in another phase behind this. A snapshot of several streams may hold what is told again of each, so
+    /// that the view is of no one revision until all are told: what is told before is partial.
+    fn catch_up(&mut self, stream: usize) -> Result<Option<Bytes>, ControlError> {
+        if self.streams.len() < 2 {
+            self.phase = Phase::Following;
+            return self.sign_of_life();
+        }
+        let mut later = stream.saturating_add(1)..self.streams.len();
+        let behind = later.find(|later| self.has_news(*later));
+        if !self.is_there(stream)? {
+            return Ok(None);
+        }
+        let (Some(followed), Some(at)) = (self.streams.get(stream), self.told.0.get(stream)) else {
+            return Ok(None);
+        };
+        let changed = Changed::read(followed, at.place, &self.common.selection).map(|changed| {
+            self.phase = match (changed.is_partial, behind) {
+                (true, _) => Phase::CatchUp(stream),
+                (false, Some(behind)) => Phase::CatchUp(behind),
+                (false, None) => Phase::Following,
+            };
+            Changed {
+                is_partial: changed.is_partial || behind.is_some(),
+                ..changed
+            }
+        });
+        let batch = changed.map(|changed| self.batch(stream, &changed));
+        match self.take(stream, batch)? {
+            None if self.is_following() => self.sign_of_life(),
+            message => Ok(message),
+        }
+    }
+
+    /// Whether there is something to tell of a stream; what hinders it is told when it is its turn.
+    fn has_news(&self, stream: usize) -> bool {
+        let (Some(followed), Some(at)) = (self.streams.get(stream), self.told.0.get(stream)) else {
+            return false;
+        };
+        let changed = Changed::read(followed, at.place, &self.common.selection);
+        changed.map_or(true, |changed| !changed.changes.is_empty())
     }
 
     /// What changed, where something has; one that cannot go on by changes is in another phase behind this.
@@ -357,22 +400,41 @@ impl Watch {
     }
 
     fn news_of(&mut self, stream: usize) -> Result<Option<Bytes>, ControlError> {
+        if !self.is_there(stream)? {
+            return Ok(None);
+        }
         let (Some(followed), Some(at)) = (self.streams.get(stream), self.told.0.get(stream)) else {
             return Ok(None);
         };
-        match followed.lattice.readable() {
-            Ok(()) => {}
-            Err(ControlError::NotProvisioned { .. }) => {
-                self.phase = Phase::Away(Instant::now());
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        }
         let from = (stream, self.told.places());
         let batch = self.group.batch(from, || {
             let changed = Changed::read(followed, at.place, &self.common.selection);
             changed.map(|changed| self.batch(stream, &changed))
         });
+        self.take(stream, batch)
+    }
+
+    /// Whether a stream can be read; where it went away it is waited for.
+    fn is_there(&mut self, stream: usize) -> Result<bool, ControlError> {
+        let readable = self
+            .streams
+            .get(stream)
+            .map(|followed| followed.lattice.readable());
+        match readable {
+            None | Some(Ok(())) => Ok(true),
+            Some(Err(ControlError::NotProvisioned { .. })) => {
+                self.phase = Phase::Away(Instant::now());
+                Ok(false)
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    fn take(
+        &mut self,
+        stream: usize,
+        batch: Result<Batch, Unreadable>,
+    ) -> Result<Option<Bytes>, ControlError> {
         match batch {
             Ok(Batch { to, message }) => {
                 self.told.set(stream, to);

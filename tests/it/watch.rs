@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use lattice_gateway::{
     control::lattices::Layout,
     proto::{
-        DeleteLinkDefinitionRequest, Entry, EntryIdentity, EntryKind, ErrorReason, LinkDefinition,
-        LinkDefinitionIdentity, ListLinkDefinitionsRequest, NamedConfigIdentity, OciReferenceIdentity,
-        Revision, WatchRequest, entry, entry_identity::Identity,
+        DeleteLinkDefinitionRequest, Entry, EntryIdentity, EntryKind, ErrorReason, InterfaceLink,
+        LinkDefinition, LinkDefinitionIdentity, ListLinkDefinitionsRequest, NamedConfigIdentity,
+        OciReferenceIdentity, Revision, WatchRequest, entry, entry_identity::Identity,
     },
 };
 use serde_json::{Value, json};
@@ -137,6 +137,55 @@ async fn a_large_snapshot_comes_in_parts_while_the_lattice_changes() {
         })
         .await;
     assert_eq!(links(&watching.view), listed(&gateway).await.0);
+}
+
+#[tokio::test]
+async fn behind_a_snapshot_of_two_streams_the_view_is_whole_once_both_are_told() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev_with(&nats, Layout::Component).await;
+    let put_configs = |value: &str| {
+        let value = format!("{value}{}", "x".repeat(32_000));
+        let configs = (0..200).map(|number| named_config(&format!("config-{number}"), &value));
+        let puts = configs.map(|config| gateway.put_config(put_config(config)));
+        join_all(puts.collect::<Vec<_>>())
+    };
+    for answer in put_configs("before").await {
+        answer.unwrap();
+    }
+    let put_link = async |name: &str| {
+        let link = InterfaceLink {
+            name: name.to_owned(),
+            ..interface_link("hello")
+        };
+        gateway
+            .put_interface_link(put_interface_link(link))
+            .await
+            .unwrap();
+    };
+    put_link("first").await;
+    let mut watching = gateway.watch(watch_all()).await.unwrap();
+    watching.next().await.unwrap();
+    // Of the snapshot more is still to come than the client's window takes. Both streams change, and the rest says so.
+    put_link("second").await;
+    for answer in put_configs("meanwhile").await {
+        answer.unwrap();
+    }
+    watching.until("the view stands", |view| view.is_consistent).await;
+    let says_so = |entry: &Entry| match &entry.entry {
+        Some(entry::Entry::NamedConfig(config)) => config.values["value"].starts_with("meanwhile"),
+        _ => true,
+    };
+    assert_eq!(watching.view.entries().len(), 202);
+    assert!(
+        watching.view.entries().all(says_so),
+        "whole once it is said to be"
+    );
+    put_link("third").await;
+    watching
+        .until("a change", |view| {
+            view.is_consistent && view.entries().len() == 203
+        })
+        .await;
 }
 
 #[tokio::test]

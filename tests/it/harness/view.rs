@@ -121,7 +121,10 @@ impl View {
             }
         }
         self.resume_token = changes.resume_token;
-        (self.phase, self.is_consistent) = (Phase::Following, !changes.is_partial);
+        self.is_consistent = !changes.is_partial;
+        if self.is_consistent {
+            self.phase = Phase::Following;
+        }
         Ok(())
     }
 
