@@ -151,7 +151,7 @@
 //! | I10 | Streams are made and changed by provisioning alone, in what it was asked for, and never deleted | `tests/it/provisioning.rs`, `tests/it/lattice.rs`, `tests/it/outage.rs` |
 //! | I11 | Nobody is told of what does not stand | `tests/it/effects.rs` |
 //! | I12 | Nothing of another tenant is in answers, errors, metrics or logs; no secret is anywhere | `tests/it/tenancy.rs`, `tests/it/secured.rs` |
-//! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs` |
+//! | I13 | Every attempt to change something leaves one record, where that is configured | `tests/it/audit.rs`, `tests/campaign` |
 //! | I14 | No edit of a shared record loses another; an acknowledged one stands beside careless hosts | `tests/it/component.rs` |
 //! | I15 | After each message a watch's view is what the stream held at one revision, or the message says that it is not | `tests/it/watch.rs`, the watchers of `tests/campaign` |
 //! | I16 | What is refused for load or silence was never sent; reads and health are served all the same | `tests/it/overload.rs` |

@@ -17,6 +17,7 @@ use lattice_gateway::proto::{
     link_definition_service_client::LinkDefinitionServiceClient,
 };
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
@@ -209,7 +210,7 @@ async fn drive(gate: Gate, sent: mpsc::UnboundedReceiver<ApplyRequest>, state: A
     };
     let ended: Result<(), Status> = applying.await;
     state.lock().over(|| match &ended {
-        Ok(()) => Answer::Told(Err(Status::new(Code::Ok, "Apply ended well without an answer"))),
+        Ok(()) => Answer::Told(Err(unexplained("Apply ended well without an answer"))),
         Err(end) => unanswered(end),
     });
 }
@@ -225,17 +226,21 @@ fn unanswered(end: &Status) -> Answer {
 fn told(response: ApplyResponse) -> Answer {
     Answer::Told(match response.outcome {
         Some(apply_response::Outcome::Result(result)) => Ok(result),
-        Some(apply_response::Outcome::Status(status)) => {
-            let code = Code::from_i32(status.code);
-            let message = status.message.clone();
-            Err(Status::with_details(
-                code,
-                message,
-                prost::Message::encode_to_vec(&status).into(),
-            ))
-        }
-        None => Err(Status::new(Code::Ok, "an answer of nothing")),
+        Some(apply_response::Outcome::Status(status)) => Err(of_message(&status)),
+        None => Err(unexplained("an answer of nothing")),
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "it is the status that was told")]
+fn of_message(status: &lattice_gateway::proto::rpc::Status) -> Status {
+    let details = status.encode_to_vec().into();
+    Status::with_details(status.code.into(), status.message.clone(), details)
+}
+
+/// What no gateway may answer.
+#[expect(clippy::disallowed_methods, reason = "it is no status of a gateway")]
+fn unexplained(what: &str) -> Status {
+    Status::new(Code::Ok, what)
 }
 
 /// The reason of an error, where a gateway gave it.

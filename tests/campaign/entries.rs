@@ -125,7 +125,7 @@ impl Key {
         const OF_A_SOURCE: usize = 4;
         match layout {
             Layout::CacheStream | Layout::Kv => Self::link(layout),
-            Layout::Component if number % 2 == 0 => Self::config(&format!("of-one-{number}")),
+            Layout::Component if number.is_multiple_of(2) => Self::config(&format!("of-one-{number}")),
             Layout::Component => {
                 Self::interface_link(&format!("of-few-{}", number / 2 / OF_A_SOURCE), number)
             }

@@ -41,7 +41,11 @@ mod harness;
 mod history;
 #[path = "../it/host_model.rs"]
 mod host_model;
-#[expect(clippy::as_conversions, reason = "a figure for people")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "figures for people"
+)]
 #[path = "../../benches/gateway/plot.rs"]
 mod plot;
 mod round;
@@ -84,9 +88,9 @@ struct Options {
     /// Runs only this many rounds.
     #[arg(long)]
     rounds: Option<u64>,
-    /// Seconds of load in a round.
-    #[arg(long, default_value_t = 15.0)]
-    seconds: f64,
+    /// Seconds of load in a round; 15 unless told otherwise, 30 with `--release`.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// One long round of an even load in place of many: fails where a gateway's memory, descriptors or threads grow.
     #[arg(long)]
     soak: bool,
@@ -132,6 +136,11 @@ impl Options {
         self.alone.unwrap_or(unless_told)
     }
 
+    fn seconds(&self) -> f64 {
+        let unless_told = if self.release { 30.0 } else { 15.0 };
+        self.seconds.unwrap_or(unless_told)
+    }
+
     fn time(&self) -> Duration {
         const HOUR: f64 = 60.0;
         const DAY: f64 = 24.0 * HOUR;
@@ -158,6 +167,7 @@ impl Options {
             named("fault", names(&self.faults)),
             named("hosts", hosts),
             named("alone", vec![self.alone().to_string()]),
+            named("seconds", vec![self.seconds().to_string()]),
         ]
         .concat()
         .join(" ")
@@ -212,7 +222,7 @@ async fn run(options: Options) -> ExitCode {
     let plan = Plan {
         program: &Program::copied_to(folder.path(), None),
         gateways: options.gateways,
-        seconds: options.seconds,
+        seconds: options.seconds(),
         alone: options.alone(),
         topologies: &options.topologies,
         layouts: &options.layouts,

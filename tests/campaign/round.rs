@@ -130,17 +130,7 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
         )));
     }
     load.settle(&mut rng.fork()).await;
-    for _ in 0..load.writers() {
-        tasks.spawn(Arc::clone(&load).write(rng.fork(), stop.clone()));
-    }
-    for key in load.contended..load.keys.len() {
-        let writing = Arc::clone(&load).write_alone(key, PAUSE_ALONE, rng.fork(), stop.clone());
-        tasks.spawn(writing);
-    }
-    tasks.spawn(Arc::clone(&load).cut(rng.fork(), stop.clone()));
-    for _ in 0..2 {
-        tasks.spawn(Arc::clone(&load).read(rng.fork(), stop.clone()));
-    }
+    load.begin_all(PAUSE_ALONE, &mut rng, &tasks, &stop);
     if rng.bool() {
         let client = patient_client(&world.urls()).await;
         tasks.spawn(Arc::clone(&load).interfere(client, rng.fork(), stop.clone()));
@@ -188,17 +178,8 @@ async fn play(plan: &Plan<'_>, seed: u64) -> (History, Watched, Vec<String>) {
         .iter()
         .map(|gateway| audit::read(&gateway.audit()))
         .collect();
-    let logs = logs(folder.path(), world.gateways.len());
-    assert!(
-        program.safeguard_off.is_none() || logs.iter().any(|log| log.contains("left out")),
-        "the gateways are of another build than the campaign's: build them again, with its feature"
-    );
-    let panics = logs
-        .iter()
-        .flat_map(|log| log.lines())
-        .filter(|line| line.contains("panicked"))
-        .map(str::to_owned);
-    let trouble = panics.chain(diverged).collect();
+    let panics = panics(program, folder.path(), world.gateways.len());
+    let trouble = [panics, diverged].concat();
     let stored = stored.lock().clone();
     let history = History {
         seed,
@@ -329,8 +310,18 @@ async fn cache_loaders_hold(world: &World, load: &Workload) -> Vec<Option<OpId>>
         .collect()
 }
 
-fn logs(folder: &Path, gateways: usize) -> Vec<String> {
+/// What gateways panicked with, as their logs tell.
+fn panics(program: &Program, folder: &Path, gateways: usize) -> Vec<String> {
     let log =
         |number| std::fs::read_to_string(folder.join(format!("gateway-{number}.log"))).unwrap_or_default();
-    (0..gateways).map(log).collect()
+    let logs = (0..gateways).map(log).collect::<Vec<_>>();
+    assert!(
+        program.safeguard_off.is_none() || logs.iter().any(|log| log.contains("left out")),
+        "the gateways are of another build than the campaign's: build them again, with its feature"
+    );
+    let panics = logs
+        .iter()
+        .flat_map(|log| log.lines())
+        .filter(|line| line.contains("panicked"));
+    panics.map(str::to_owned).collect()
 }

@@ -63,7 +63,7 @@ pub async fn leave_out(options: &Options, names: &[String], first_seed: u64) -> 
         let plan = Plan {
             program: &program,
             gateways: options.gateways,
-            seconds: options.seconds,
+            seconds: options.seconds(),
             alone: 0,
             topologies,
             layouts: &[layout],

@@ -115,17 +115,7 @@ pub async fn run(options: &Options, seed: u64) -> bool {
     let load = Workload::passing(size, &world, seed);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     load.settle(&mut rng.fork()).await;
-    for _ in 0..load.writers() {
-        tasks.spawn(Arc::clone(&load).write(rng.fork(), stop.clone()));
-    }
-    for key in load.contended..load.keys.len() {
-        let writing = Arc::clone(&load).write_alone(key, PAUSE_ALONE, rng.fork(), stop.clone());
-        tasks.spawn(writing);
-    }
-    tasks.spawn(Arc::clone(&load).cut(rng.fork(), stop.clone()));
-    for _ in 0..2 {
-        tasks.spawn(Arc::clone(&load).read(rng.fork(), stop.clone()));
-    }
+    load.begin_all(PAUSE_ALONE, &mut rng, &tasks, &stop);
     let watchers = Watchers::new(load.gateways(), layout);
     let watching = (0..WATCHERS)
         .map(|_| tokio::spawn(Arc::clone(&watchers).watch(rng.fork(), stop.clone())))
@@ -301,18 +291,17 @@ impl Slope {
     }
 }
 
-/// The median time and figure of each part.
+/// The median time and figure of each part; none of too little.
 fn medians(samples: &[Sample], figure: fn(&Sample) -> f64) -> Vec<(f64, f64)> {
-    let part = samples.len().div_ceil(PARTS).max(1);
     let middle = |part: &[Sample], of: fn(&Sample) -> f64| {
         let mut values = part.iter().map(of).collect::<Vec<_>>();
         values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+        Some(*values.get(values.len() / 2)?)
     };
-    let parts = samples.chunks(part);
-    parts
-        .map(|part| (middle(part, |sample| sample.seconds), middle(part, figure)))
-        .collect()
+    let bound = |number: usize| number * samples.len() / PARTS;
+    let parts = (0..PARTS).map(|number| &samples[bound(number)..bound(number + 1)]);
+    let points = parts.map(|part| Some((middle(part, |sample| sample.seconds)?, middle(part, figure)?)));
+    points.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// What a soak came to.

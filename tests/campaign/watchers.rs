@@ -246,7 +246,7 @@ fn by_identity(entries: impl Iterator<Item = impl Borrow<Entry>>) -> BTreeMap<St
             entry::Entry::LinkDefinition(link) => (format!("link {}", link.actor_id), format!("{link:?}")),
             entry::Entry::NamedConfig(config) => (format!("config {}", config.name), format!("{config:?}")),
             entry::Entry::Claims(claims) => (format!("claims {}", claims.public_key), format!("{claims:?}")),
-            other => (format!("{other:?}"), String::new()),
+            reference @ entry::Entry::OciReference(_) => (format!("{reference:?}"), String::new()),
         })
     });
     told.collect()

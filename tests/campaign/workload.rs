@@ -18,7 +18,7 @@ use lattice_gateway::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status};
 
 use crate::{
@@ -340,16 +340,36 @@ impl Workload {
         sleep(OLD_ENOUGH).await;
     }
 
+    /// Begins all writers and readers, until told to stop.
+    pub fn begin_all(
+        self: &Arc<Self>,
+        pause_alone: Duration,
+        rng: &mut Rng,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let load = || Arc::clone(self);
+        for _ in 0..self.writers() {
+            tasks.spawn(load().write(rng.fork(), stop.clone()));
+        }
+        for key in self.contended..self.keys.len() {
+            tasks.spawn(load().write_alone(key, pause_alone, rng.fork(), stop.clone()));
+        }
+        tasks.spawn(load().cut(rng.fork(), stop.clone()));
+        for _ in 0..2 {
+            tasks.spawn(load().read(rng.fork(), stop.clone()));
+        }
+    }
+
     /// Puts and deletes, with and without conditions, now one and now several at once, until told to stop.
     pub async fn write(self: Arc<Self>, mut rng: Rng, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match rng.u8(..12) {
-                0 => self.write_several(&mut rng).await,
-                _ => {
-                    let key = self.some_key(&mut rng);
-                    let write = self.some_write(&mut rng, key);
-                    drop(self.carry_out(rng.fork(), write, Way::some).await);
-                }
+            if rng.u8(..12) == 0 {
+                self.write_several(&mut rng).await;
+            } else {
+                let key = self.some_key(&mut rng);
+                let write = self.some_write(&mut rng, key);
+                drop(self.carry_out(rng.fork(), write, Way::some).await);
             }
             sleep(Duration::from_millis(rng.u64(..25))).await;
         }
@@ -459,16 +479,13 @@ impl Workload {
         });
         let mut carried = writes.collect::<Vec<_>>();
         let gateway = self.some_gateway(rng);
-        let answers = match rng.u8(..3) {
-            0 => {
-                let patience = Patience::some(rng);
-                self.attempt_together(gateway, &mut carried, patience).await
-            }
-            _ => {
-                // In their order: each is sent when it is first polled.
-                let attempts = carried.iter_mut().map(|one| self.attempt_shared(gateway, one));
-                join_all(attempts).await
-            }
+        let answers = if rng.u8(..3) == 0 {
+            let patience = Patience::some(rng);
+            self.attempt_together(gateway, &mut carried, patience).await
+        } else {
+            // In their order: each is sent when it is first polled.
+            let attempts = carried.iter_mut().map(|one| self.attempt_shared(gateway, one));
+            join_all(attempts).await
         };
         let going_on = carried
             .into_iter()
@@ -568,7 +585,7 @@ impl Workload {
         let method = method(&operation);
         let asking = self.gateways[gateway].alone(operation, patience.deadline);
         let answered = timeout(patience.hangs_up, asking).await;
-        let answer = answered.unwrap_or(patience.hung_up());
+        let answer = answered.unwrap_or_else(|_hung_up| patience.hung_up());
         self.note(gateway, method, &carrying.write, &answer);
         answer
     }
