@@ -26,7 +26,7 @@ use crate::{
     domain::{claims_token, identifier, interface_link, link_definition, nkey::Nkey, oci_reference},
     proto::Limits,
     reload::Reloader,
-    rpc::{self, Gateway, ServerInfo, answers::Answers, apply, convert, layers, server},
+    rpc::{self, Gateway, ServerInfo, answers::Answers, apply, convert, http::Front, layers, server},
     store::{
         api::JetStream,
         connection::{ConnectError, Connection, ConnectionConfig, Status},
@@ -131,12 +131,8 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     };
     let health = HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
-    let router = rpc::routes(&gateway, health_service, config.reflection)
-        .into_axum_router()
-        .layer(axum::middleware::from_fn_with_state(
-            Arc::clone(&admission),
-            layers::call,
-        ));
+    let routes = rpc::routes(&gateway, health_service, config.reflection);
+    let front = Front::new(routes, Arc::clone(&admission), config.http.as_ref());
 
     if let Some(file) = config.file.clone() {
         let metrics = metrics.clone();
@@ -166,7 +162,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     );
     let serve = server::serve(
         listener,
-        router,
+        front,
         config.connections,
         config.tls.clone(),
         drain.clone(),

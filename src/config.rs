@@ -24,6 +24,7 @@ use crate::{
         nkey::{Nkey, NkeyKind},
     },
     rpc::{
+        http::{HttpSettings, Origins},
         server::ConnectionLimits,
         tls::{ClientCertificates, Tls, TlsConfig, TlsVersion},
     },
@@ -46,6 +47,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
+    /// How HTTP/JSON and gRPC-Web are served, where they are.
+    pub http: Option<HttpSettings>,
     /// Bounds on calls.
     pub calls: CallLimits,
     /// Bounds on connections.
@@ -156,6 +159,8 @@ struct RawServer {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     reflection: bool,
+    http: bool,
+    cors_origins: String,
     in_flight_max: usize,
     watches_max: usize,
     default_deadline: String,
@@ -330,6 +335,8 @@ impl Default for RawServer {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
             reflection: false,
+            http: true,
+            cors_origins: String::new(),
             in_flight_max: 4_096,
             watches_max: 20_000,
             default_deadline: "10s".to_owned(),
@@ -440,8 +447,13 @@ impl Config {
             upstream: None,
         };
         let lattices = Settings(vec![("*".to_owned(), Arc::new(everything))]);
+        let http = HttpSettings {
+            only_as_this_machine: true,
+            ..HttpSettings::default()
+        };
         Self {
             policy: Policy::serving(["*"]),
+            http: Some(http),
             create_on_write,
             ..Self::assemble(&raw, lattices, &mut Vec::new())
         }
@@ -485,7 +497,7 @@ impl Config {
         if calls.default_deadline > calls.deadline_max {
             mistakes.push("server.default_deadline: is over server.deadline_max".to_owned());
         }
-        let tls = raw.tls.as_ref().and_then(|tls| tls.load(mistakes));
+        let tls = raw.tls.as_ref().and_then(|tls| tls.load(server.http, mistakes));
         if raw.tls.is_none() {
             mistakes.extend(secured("listen", server.listen));
         }
@@ -493,6 +505,7 @@ impl Config {
             listen: server.listen,
             admin_listen: server.admin_listen,
             reflection: server.reflection,
+            http: server.http(mistakes),
             calls,
             connections,
             lame_duck,
@@ -551,6 +564,21 @@ pub fn secured(name: &str, address: SocketAddr) -> Option<String> {
     })
 }
 
+impl RawServer {
+    fn http(&self, mistakes: &mut Vec<String>) -> Option<HttpSettings> {
+        let origins = Origins::parse(&self.cors_origins)
+            .map_err(|mistake| mistakes.push(format!("server.cors_origins: {mistake}")))
+            .unwrap_or_default();
+        if !self.http && !self.cors_origins.is_empty() {
+            mistakes.push("server.cors_origins: needs server.http".to_owned());
+        }
+        self.http.then(|| HttpSettings {
+            origins,
+            only_as_this_machine: false,
+        })
+    }
+}
+
 impl RawNats {
     fn read(&self, section: &str, mistakes: &mut Vec<String>) -> NatsConfig {
         let credentials = match (&self.credentials_file, &self.nkey_seed_file) {
@@ -584,7 +612,7 @@ impl RawNats {
 }
 
 impl RawTls {
-    fn load(&self, mistakes: &mut Vec<String>) -> Option<Tls> {
+    fn load(&self, with_http1: bool, mistakes: &mut Vec<String>) -> Option<Tls> {
         let by_ca = match self.client_ca_file {
             Some(_) => ClientCertificates::Optional,
             None => ClientCertificates::Ignored,
@@ -595,6 +623,7 @@ impl RawTls {
             client_ca_file: self.client_ca_file.clone(),
             client_certificates: self.client_certificates.unwrap_or(by_ca),
             minimum_version: self.minimum_version,
+            with_http1,
         });
         loaded
             .map_err(|own| mistakes.extend(own.into_iter().map(|mistake| format!("tls.{mistake}"))))

@@ -100,6 +100,19 @@
 //! change, and is ended once the log has forgotten its place. Watches are woken in rounds, the longer apart the more there are.
 //! What a log cannot tell (another gateway, a reset, another layout) begins the watch anew, with the reason.
 //!
+//! # The same calls over HTTP
+//!
+//! ```text
+//! rpc::http              the route (google.api.http in proto/) from the head alone; the call by the name that gRPC has for it
+//! rpc::layers            as for gRPC: who, until when, one span, one count, bounds
+//! rpc::http::request     JSON or a query → the message, over the descriptors
+//! rpc::…                 the handler of gRPC, by an in-process request of gRPC
+//! rpc::http::answer      the message → JSON; a status → an error in JSON
+//! ```
+//!
+//! So nothing is granted, bounded or recorded twice, and an RPC has its form in JSON by its annotation. Requests of gRPC pass
+//! by all of it after a look at their content type. `docs/http.md` is for callers.
+//!
 //! # Provisioning
 //!
 //! [`control::provision`] reads what there is of each stream, [`store::provisioning`] plans from that (pure: create, change what
@@ -160,7 +173,7 @@
 //!
 //! # Adding an RPC
 //!
-//! The same five places, in this order: `proto/`, [`domain`] (its types and strict parser), [`control::operations`]
+//! The same five places, in this order: `proto/` (with its route over HTTP), [`domain`] (its types and strict parser), [`control::operations`]
 //! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
 //! (its rows in `tenancy.rs`, its file, and the Python client). The names of those that change something begin with `Put`,
 //! `Set`, `Delete`, `Provision` or `Migrate`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in

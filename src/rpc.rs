@@ -2,12 +2,14 @@
 //!
 //! A handler is: who calls ([`Call`]) → parse → grant → one operation → convert. `change` grants and carries out what
 //! changes an entry, whether it came by its own method or by [`apply`]. [`convert`] parses requests and writes resources,
-//! [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`server`] accepts connections, [`tls`] secures
+//! [`status`] alone makes a `tonic::Status`, [`layers`] wraps every call, [`http`] lets the same calls come as JSON and from
+//! browsers, [`server`] accepts connections, [`tls`] secures
 //! them and tells who is at the other end.
 
 pub mod answers;
 pub mod apply;
 pub mod convert;
+pub mod http;
 pub mod layers;
 pub mod server;
 pub mod status;

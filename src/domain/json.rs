@@ -29,7 +29,7 @@ pub(crate) fn unambiguous_object(text: &[u8]) -> Option<Map<String, Value>> {
 }
 
 /// No member stands twice.
-struct Unambiguous;
+pub(crate) struct Unambiguous;
 
 impl MemberRule for Unambiguous {
     fn take(object: &mut Map<String, Value>, name: String, value: Value) -> Result<(), &'static str> {

@@ -40,7 +40,8 @@ use crate::{
     telemetry::{Metrics, UnderWay, traces},
 };
 
-const CODE: &str = "grpc-status";
+/// Where gRPC tells how a call ended.
+pub(super) const CODE: &str = "grpc-status";
 const HEALTH_PREFIX: &str = "/grpc.health.";
 /// For how long the refusal of a caller that asks too much is held back, at most, and half of it at least.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::{addresses::Addresses, tls::Tls};
+use super::{addresses::Addresses, http::Front, tls::Tls};
 use crate::auth::peer::Peer;
 
 /// Bounds on connections, each explicit.
@@ -44,6 +44,7 @@ pub struct ConnectionLimits {
     /// Streams at a time on one connection.
     pub streams_max: u32,
     /// A connection that has made no call after so long is closed: who opens many and says nothing would have all places.
+    /// One of HTTP/1, which has no pings, also if no other call comes for so long.
     pub first_call_within: Duration,
     /// A connection older than this is asked to go, so that load spreads.
     pub age_max: Duration,
@@ -61,6 +62,8 @@ pub struct Connection {
 }
 
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Of HTTP/1, for a request's head and for what is read ahead of its body.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
 const WINDOW_BYTES: u32 = 1024 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -75,7 +78,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Every request has an `Arc<Connection>` among its extensions. Without `tls` connections are not secured.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: impl Into<Front>,
     limits: ConnectionLimits,
     tls: Option<Arc<Tls>>,
     drain: CancellationToken,
@@ -86,7 +89,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let addresses = Addresses::new(limits.connections_per_address_max);
     let serving = Serving {
-        router,
+        front: front.into(),
         limits,
         tls,
         drain,
@@ -139,7 +142,7 @@ pub async fn serve(
 /// What every connection is served with.
 #[derive(Clone)]
 struct Serving {
-    router: Router,
+    front: Front,
     limits: ConnectionLimits,
     tls: Option<Arc<Tls>>,
     drain: CancellationToken,
@@ -168,14 +171,15 @@ impl Serving {
             peer,
             leaving: leaving.clone(),
         });
+        let with_http1 = self.front.has_http();
         let has_called = Arc::new(AtomicBool::new(false));
         let calls = Arc::clone(&has_called);
-        let service = self.router.map_request(move |mut request: Request<Incoming>| {
+        let service = self.front.map_request(move |mut request: Request<Incoming>| {
             calls.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(Arc::clone(&connection));
             request
         });
-        let builder = http2(&self.limits);
+        let builder = builder(&self.limits, with_http1);
         let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut served = Box::pin(served);
         let is_old = sleep(self.limits.age_max);
@@ -206,8 +210,16 @@ impl Serving {
     }
 }
 
-fn http2(limits: &ConnectionLimits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+fn builder(limits: &ConnectionLimits, with_http1: bool) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    if !with_http1 {
+        builder = builder.http2_only();
+    }
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.first_call_within)
+        .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

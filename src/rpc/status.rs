@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 use tracing::{debug, error};
 
-use super::{Call, MESSAGE_BYTES_MAX};
+use super::{Call, MESSAGE_BYTES_MAX, http::Refused};
 use crate::{
     control::ControlError,
     domain::{Invalid, Violations, claims_token::TokenRefused},
@@ -26,6 +26,10 @@ pub enum Failure {
     Tokens(Vec<(String, TokenRefused)>),
     /// The operation has no result.
     Control(ControlError),
+    /// JSON or a query is no message.
+    Json(Vec<Refused>),
+    /// A body in JSON is longer than a message may be.
+    BodyTooLong,
 }
 
 impl From<Violations> for Failure {
@@ -52,6 +56,8 @@ impl Failure {
             Self::Fields(violations) => of_violations(&violations),
             Self::Tokens(refused) => of_tokens(&refused),
             Self::Control(error) => of_control(error, call),
+            Self::Json(refused) => of_json(&refused),
+            Self::BodyTooLong => of_length(MESSAGE_BYTES_MAX + 1),
         };
         for change in changes {
             note(&told, change);
@@ -85,8 +91,7 @@ pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Sta
                 .split_once("found ")
                 .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
                 .unwrap_or(MESSAGE_BYTES_MAX + 1);
-            let text = format!("the request is {actual} bytes long, at most {MESSAGE_BYTES_MAX} are taken");
-            limit_exceeded("message_bytes_max", MESSAGE_BYTES_MAX, actual, text)
+            of_length(actual)
         }
         INTERNAL => {
             let text =
@@ -97,6 +102,12 @@ pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Sta
     };
     note(&told, call);
     Some(told.into_status())
+}
+
+/// Of what is no call of the API, and so has no reason of it.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes statuses")]
+pub(super) fn of_no_call(code: Code, message: String) -> Status {
+    Status::new(code, message)
 }
 
 /// A status as a message, where it is the answer to one change among others.
@@ -211,6 +222,27 @@ fn of_violations(violations: &Violations) -> Told {
     };
     told.violations = described;
     told
+}
+
+/// Each part that is refused.
+fn of_json(refused: &[Refused]) -> Told {
+    let named = |refused: &Refused| match refused.field.as_str() {
+        "" => "request".to_owned(),
+        field => field.to_owned(),
+    };
+    let first = refused.first();
+    let first = first.map(|first| format!("{} {}", named(first), first.why));
+    let mut told = invalid(ErrorReason::InvalidField, first.unwrap_or_default());
+    let described = refused.iter().take(DESCRIBED_MAX);
+    told.violations = described
+        .map(|refused| FieldViolation::new(named(refused), &refused.why))
+        .collect();
+    told
+}
+
+fn of_length(actual: usize) -> Told {
+    let text = format!("the request is {actual} bytes long, at most {MESSAGE_BYTES_MAX} are taken");
+    limit_exceeded("message_bytes_max", MESSAGE_BYTES_MAX, actual, text)
 }
 
 /// With the cause of the first.

@@ -58,6 +58,8 @@ const HEARD_TIMEOUT: Duration = Duration::from_secs(1);
 const HEARD_BYTES_MAX: u64 = 64 * 1024;
 /// What gRPC speaks (RFC 9113, section 3.2).
 const ALPN_H2: &[u8] = b"h2";
+/// What browsers and scripts may speak, too (RFC 9112).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// URIs that begin so are SPIFFE ids; the scheme is case-insensitive (RFC 3986, section 3.1).
 const SPIFFE: &str = "spiffe://";
 
@@ -74,6 +76,8 @@ pub struct TlsConfig {
     pub client_certificates: ClientCertificates,
     /// The oldest version that is spoken.
     pub minimum_version: TlsVersion,
+    /// Whether HTTP/1.1 is spoken besides HTTP/2.
+    pub with_http1: bool,
 }
 
 /// Whether clients are asked for a certificate. All but `Ignored` need a `client_ca_file`.
@@ -120,8 +124,8 @@ pub(super) enum HandshakeError {
     Late,
     #[error("{0}")]
     Failed(io::Error),
-    #[error("the client does not ask for HTTP/2 (ALPN h2)")]
-    NotHttp2,
+    #[error("the client asks for no protocol (ALPN h2 or http/1.1)")]
+    NoProtocol,
     #[error("the client's certificate cannot be read: {0}")]
     Certificate(der::Error),
 }
@@ -194,8 +198,8 @@ impl Tls {
         // A client that offers other protocols was refused already, but one may offer none. A server that
         // speaks with it all the same could be spoken to by way of a browser, in another protocol (the ALPACA
         // attack).
-        if session.alpn_protocol() != Some(ALPN_H2) {
-            return Err(HandshakeError::NotHttp2);
+        if session.alpn_protocol().is_none() {
+            return Err(HandshakeError::NoProtocol);
         }
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.map(PeerCertificate::read).transpose();
@@ -247,7 +251,7 @@ impl Loaded {
         });
         match (pair, verifier, not_after) {
             (Some(pair), Some(verifier), Some(not_after_unix_seconds)) if mistakes.is_empty() => Ok(Self {
-                server: Arc::new(server(config.minimum_version, provider, verifier, pair)?),
+                server: Arc::new(server(config, provider, verifier, pair)?),
                 not_after_unix_seconds,
             }),
             _ => Err(mistakes),
@@ -256,12 +260,12 @@ impl Loaded {
 }
 
 fn server(
-    minimum_version: TlsVersion,
+    config: &TlsConfig,
     provider: Arc<CryptoProvider>,
     verifier: Arc<dyn ClientCertVerifier>,
     pair: CertifiedKey,
 ) -> Result<ServerConfig, Vec<String>> {
-    let versions: &[&SupportedProtocolVersion] = match minimum_version {
+    let versions: &[&SupportedProtocolVersion] = match config.minimum_version {
         TlsVersion::V1_2 => &[&TLS13, &TLS12],
         TlsVersion::V1_3 => &[&TLS13],
     };
@@ -271,6 +275,9 @@ fn server(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     server.alpn_protocols = vec![ALPN_H2.to_vec()];
+    if config.with_http1 {
+        server.alpn_protocols.push(ALPN_HTTP1.to_vec());
+    }
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     Ok(server)

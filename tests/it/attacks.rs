@@ -19,7 +19,7 @@ use crate::harness::{
     api::{ACTOR, PROVIDER},
     http2::{
         CANCEL, CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING,
-        RST_STREAM, SETTINGS, WINDOW_UPDATE, call, call_with, field, frame, message,
+        RST_STREAM, SETTINGS, WINDOW_UPDATE, call, call_with, field, frame, get, message,
     },
     link,
     process::Process,
@@ -190,15 +190,27 @@ async fn large_list(attacked: &Attacked) -> Vec<u8> {
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded() {
     let mut attacked = Attacked::start().await;
-    let address = attacked.gateway.address;
     let list = large_list(&attacked).await;
+    let ask = |stream| [call(stream, LIST), message(stream, &list)].concat();
+    ask_and_read_no_answer(&mut attacked, ask).await;
+}
+
+#[tokio::test]
+async fn answers_in_json_that_nobody_reads_are_bounded() {
+    let mut attacked = Attacked::start().await;
+    large_list(&attacked).await;
+    let path = "/v1/lattices/default/link-definitions?pageSize=1000";
+    ask_and_read_no_answer(&mut attacked, |stream| get(stream, path)).await;
+}
+
+async fn ask_and_read_no_answer(attacked: &mut Attacked, ask: impl Fn(u32) -> Vec<u8>) {
+    let address = attacked.gateway.address;
     let asked = attacked.withstands(async {
         let mut connections = Vec::new();
         for _ in 0..4 {
             let mut connection = Connection::open(address, 0).await.unwrap();
             for number in 0..200 {
-                connection.send(&call(stream(number), LIST)).await.unwrap();
-                connection.send(&message(stream(number), &list)).await.unwrap();
+                connection.send(&ask(stream(number))).await.unwrap();
             }
             connections.push(connection);
         }

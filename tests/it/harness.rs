@@ -1,11 +1,12 @@
 //! Starts what tests talk to. [`Nats`] is a real nats-server, [`TestGateway`] a gateway in this process, [`keys`] makes
-//! nkeys and signs tokens, [`process`] starts a gateway of its own, [`http2`] writes frames, [`issuer`] makes JWTs, [`certificates`] makes those of TLS, [`wire`] is a TCP proxy that breaks the wire in between,
+//! nkeys and signs tokens, [`process`] starts a gateway of its own, [`http`] speaks JSON, [`http2`] writes frames, [`issuer`] makes JWTs, [`certificates`] makes those of TLS, [`wire`] is a TCP proxy that breaks the wire in between,
 //! [`api`] knows every RPC from its descriptor.
 
 pub mod api;
 pub mod bucket;
 pub mod certificates;
 pub mod gateway;
+pub mod http;
 pub mod http2;
 pub mod issuer;
 pub mod keys;

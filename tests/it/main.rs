@@ -34,6 +34,7 @@ mod foreign;
 mod golden;
 mod host_model;
 mod hostile;
+mod http;
 mod kv;
 mod kv_model;
 mod lattice;

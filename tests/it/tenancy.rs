@@ -192,20 +192,31 @@ async fn create(nats: &Nats, layout: Layout, lattice: &str) {
 
 #[tokio::test]
 async fn the_tenant_matrix() {
-    the_tenant_matrix_of(Layout::CacheStream).await;
+    the_tenant_matrix_of(Layout::CacheStream, Over::Grpc).await;
+}
+
+#[tokio::test]
+async fn the_tenant_matrix_over_http() {
+    the_tenant_matrix_of(Layout::CacheStream, Over::Http).await;
 }
 
 #[tokio::test]
 async fn the_tenant_matrix_of_buckets() {
-    the_tenant_matrix_of(Layout::Kv).await;
+    the_tenant_matrix_of(Layout::Kv, Over::Grpc).await;
 }
 
 #[tokio::test]
 async fn the_tenant_matrix_of_buckets_with_configs() {
-    the_tenant_matrix_of(Layout::Component).await;
+    the_tenant_matrix_of(Layout::Component, Over::Grpc).await;
 }
 
-async fn the_tenant_matrix_of(layout: Layout) {
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    Grpc,
+    Http,
+}
+
+async fn the_tenant_matrix_of(layout: Layout, over: Over) {
     let nats = Nats::start().await;
     for (_, lattice) in NAMES.iter().filter(|(_, name)| is_name(name) && *name != UNKNOWN) {
         create(&nats, layout, lattice).await;
@@ -224,6 +235,9 @@ async fn the_tenant_matrix_of(layout: Layout) {
     });
     let config = lattices.chain(callers).collect::<Vec<_>>().concat();
     let mut gateway = TestGateway::serving_callers(&nats, &config).await;
+    if over == Over::Http {
+        gateway = gateway.by_http();
+    }
     let tap = nats.client().await;
     let mut tapped = tap.subscribe(">").await.unwrap();
     tap.flush().await.unwrap();
@@ -235,6 +249,10 @@ async fn the_tenant_matrix_of(layout: Layout) {
         }
         for (method, verb) in VERBS {
             for (what, name) in NAMES {
+                // A path without it leads elsewhere, or nowhere.
+                if over == Over::Http && name.is_empty() {
+                    continue;
+                }
                 let answer = gateway.call(method, api::valid_request(method, name)).await;
                 let case = format!("{method}, {what}, {caller}");
                 if method == OF_EVERY_LATTICE {

@@ -14,7 +14,9 @@ use std::{
 use axum::{Extension, Router};
 use hyper_util::rt::TokioIo;
 use lattice_gateway::{
+    app,
     auth::peer::{CertificateName, Peer},
+    config::Config,
     rpc::{
         server::{self, Connection, ConnectionLimits},
         tls::{ClientCertificates, Tls, TlsConfig, TlsVersion},
@@ -44,6 +46,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
 use crate::harness::{
+    Nats,
     certificates::{Authority, Issued, San},
     until,
 };
@@ -162,6 +165,7 @@ fn config(authority: &Authority, server: &Issued, client_certificates: ClientCer
         client_ca_file: Some(authority.certificate_file()),
         client_certificates,
         minimum_version: TlsVersion::V1_3,
+        with_http1: false,
     }
 }
 
@@ -358,7 +362,7 @@ async fn sessions_are_not_resumed() {
 }
 
 #[tokio::test]
-async fn only_http2_is_negotiated() {
+async fn without_http_only_http2_is_negotiated() {
     let authority = Authority::new();
     let server = Server::start(tls(&authority, ClientCertificates::Ignored)).await;
     let mut config = client_of(&authority, None, BOTH);
@@ -458,6 +462,7 @@ fn every_mistake_is_told_at_once() {
         client_ca_file: Some(key_file),
         client_certificates: ClientCertificates::Required,
         minimum_version: TlsVersion::V1_3,
+        with_http1: false,
     });
     let mistakes = mistakes.unwrap_err();
     let begin = [
@@ -635,4 +640,42 @@ async fn what_is_not_tls_is_answered_with_an_alert_at_most() {
     }
     assert!(server.seen.lock().is_empty());
     server.ask(&client(&authority, None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_names_the_caller_over_http_1_too() {
+    let nats = Nats::start().await;
+    let (authority, name) = (Authority::new(), "spiffe://example.org/operators");
+    let server = authority.server(&["localhost"]);
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+         [tls]\ncertificate_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n\
+         [lattices.default]\ntrusted_issuers = [\"*\"]\n\
+         [callers.operators]\ncertificates = [{name:?}]\n\
+         grants = [{{ lattices = [\"default\"], verbs = [\"read\"] }}]\n",
+        server.certificate_file,
+        server.key_file,
+        authority.certificate_file(),
+    );
+    let mut config = Config::parse(&text, std::iter::empty()).unwrap();
+    config.nats.servers = nats.url();
+    let running = app::start(config).await.unwrap();
+    let issued = authority.client(&[San::Uri(name)]);
+    for (certificate, told) in [
+        (Some(&issued), "\"caller\":\"operators\""),
+        (None, "CREDENTIALS_MISSING"),
+    ] {
+        let mut client = client_of(&authority, certificate, BOTH);
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(running.grpc).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connected = TlsConnector::from(Arc::new(client)).connect(name, stream).await;
+        let mut stream = connected.unwrap();
+        let request = "GET /v1/server-info HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains(told), "{answer}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use ::http::Method;
 use data_encoding::HEXLOWER;
 use lattice_gateway::{
     app::{self, Running},
@@ -28,13 +29,14 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::{Nats, api, raw::AsItIs, until};
+use super::{Nats, api, http, raw::AsItIs, until};
 
 /// A gateway with a client's channel to it.
 pub struct TestGateway {
     pub running: Running,
     pub channel: Channel,
     bearer: Bearer,
+    by_http: bool,
 }
 
 /// A channel that shows credentials.
@@ -48,6 +50,14 @@ impl Bearer {
     /// A token.
     pub fn token(token: &str) -> Self {
         Self(Some(format!("Bearer {token}").parse().unwrap()))
+    }
+
+    /// As a header of HTTP.
+    pub fn header(&self) -> Vec<(&str, &str)> {
+        let value = self.0.iter();
+        value
+            .map(|value| ("authorization", value.to_str().unwrap()))
+            .collect()
     }
 }
 
@@ -127,6 +137,25 @@ impl TestGateway {
         self
     }
 
+    /// With [`Self::call`] over HTTP/JSON from now on.
+    #[must_use]
+    pub fn by_http(mut self) -> Self {
+        self.by_http = true;
+        self
+    }
+
+    /// A request over HTTP, with the credentials.
+    pub async fn http(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<bytes::Bytes>,
+    ) -> http::Answer {
+        let headers = [headers, &self.bearer.header()].concat();
+        http::send(self.running.grpc, http::request(&method, path, &headers, body)).await
+    }
+
     /// The channel, with the credentials.
     pub fn wire(&self) -> Wire {
         InterceptedService::new(self.channel.clone(), self.bearer.clone())
@@ -142,6 +171,7 @@ impl TestGateway {
             channel: connect(running.grpc).await,
             running,
             bearer: Bearer::default(),
+            by_http: false,
         }
     }
 
@@ -181,6 +211,12 @@ impl TestGateway {
     /// One call by its name, such as `ClaimsService/GetClaims`, with its message as it goes over the wire. Of an answer in a
     /// stream it gives the first message; an error that this tells of an operation is its own.
     pub async fn call(&self, method: &str, message: impl IntoRequest<Vec<u8>>) -> Result<Vec<u8>, Status> {
+        // The one RPC that HTTP has not.
+        if self.by_http && method != "ApplyService/Apply" {
+            let message = message.into_request().into_inner();
+            let answer = http::call(self.running.grpc, method, &message, &self.bearer.header()).await?;
+            return api::of_its_operations(method, answer);
+        }
         let path = format!("/lattice.control.v1.{method}").parse().unwrap();
         let mut client = tonic::client::Grpc::new(self.wire());
         client.ready().await.unwrap();

@@ -102,6 +102,23 @@ pub fn call_with(stream: u32, method: &str, more: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block.collect::<Vec<_>>())
 }
 
+/// A request of a path of HTTP/JSON.
+pub fn get(stream: u32, path: &str) -> Vec<u8> {
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+    ];
+    let block = fields.iter().flat_map(|(name, value)| field(name, value));
+    frame(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        stream,
+        &block.collect::<Vec<_>>(),
+    )
+}
+
 /// A header that the table of headers is not to keep.
 pub fn field(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0];

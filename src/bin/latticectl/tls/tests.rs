@@ -63,6 +63,7 @@ impl Files {
             client_ca_file: Some(self.ca()),
             client_certificates,
             minimum_version: TlsVersion::V1_3,
+            with_http1: false,
         };
         serve(Some(Tls::load(&config).unwrap())).await
     }
