@@ -183,10 +183,7 @@ impl Serve {
                 return fail(&mistake, EX_USAGE);
             }
             let ended = match app::start(config).await {
-                Ok(running) => {
-                    systemd::ready();
-                    until_told(running).await
-                }
+                Ok(running) => until_told(running).await,
                 Err(error) => fail(&chain(&error), 1),
             };
             drop(tokio::task::spawn_blocking(traces::end).await);
@@ -329,6 +326,7 @@ async fn until_told(running: Running) -> ExitCode {
     let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
         return fail("signals cannot be listened to", 1);
     };
+    systemd::ready();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
 use tracing::{error, info};
@@ -42,8 +42,13 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Watches for ever. `running` is what the gateway runs with.
-    pub async fn watch(self, running: Config) {
+    /// Watches for ever; SIGHUP is heard from now on. `running` is what the gateway runs with.
+    pub fn watch(self, running: Config) -> impl Future<Output = ()> {
+        let hangups = signal(SignalKind::hangup()).ok();
+        self.watch_hearing(hangups, running)
+    }
+
+    async fn watch_hearing(self, mut hangups: Option<Signal>, running: Config) {
         let mut watched = self.watched(&running);
         let Config {
             log: LogConfig { mut filter, .. },
@@ -52,7 +57,6 @@ impl Reloader {
             ..
         } = running;
         let mut seen = fingerprint(&watched);
-        let mut hangups = signal(SignalKind::hangup()).ok();
         loop {
             let hangup = async {
                 match &mut hangups {
