@@ -436,7 +436,7 @@ impl Config {
         raw.nats.servers = nats_servers;
         raw.server.reflection = true;
         // Who tries it out is rather kept waiting than refused.
-        raw.server.queue_time = "1s".to_owned();
+        "10s".clone_into(&mut raw.server.queue_time);
         let everything = LatticeSettings {
             trusted_issuers: TrustedIssuers::Any,
             layout: None,

@@ -336,7 +336,7 @@ impl Metrics {
         );
         registry.register(
             "streams_silent",
-            "Streams of lattices that do not answer, while NATS is connected or not",
+            "Streams of lattices that do not answer, whether NATS is connected or not",
             self.silent.clone(),
         );
         registry.register(

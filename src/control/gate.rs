@@ -84,6 +84,8 @@ struct State {
     shortest: Option<Duration>,
     /// What a call took in the last round.
     usual: Duration,
+    /// How long after one the next one was done, while there was always one to do.
+    pace: Duration,
     rest: Rest,
     /// Since when there are calls in flight and no answer.
     silent_since: Option<Instant>,
@@ -146,6 +148,7 @@ impl Gate {
                 round: Round::new(now),
                 shortest: None,
                 usual: Duration::ZERO,
+                pace: Duration::ZERO,
                 rest: Rest::None(now),
                 silent_since: None,
                 last_entered: now,
@@ -249,9 +252,9 @@ impl Gate {
     }
 
     fn count(&self, error: &ControlError) {
-        self.metrics.turned_away(match error {
-            ControlError::Busy => TurnedAway::Overloaded,
-            _ => TurnedAway::Silent,
+        self.metrics.turned_away(match *error == ControlError::Busy {
+            true => TurnedAway::Overloaded,
+            false => TurnedAway::Silent,
         });
     }
 
@@ -329,8 +332,8 @@ impl State {
         }
         self.crowded_until = now;
         let stalled = self.silent_since.map(|since| now.duration_since(since));
-        let usual = self.usual.mul_f64(ratio(self.waiting + 1, self.limit));
-        usual.max(stalled.unwrap_or_default())
+        let ahead = u32::try_from(self.waiting + 1).unwrap_or(u32::MAX);
+        self.pace.saturating_mul(ahead).max(stalled.unwrap_or_default())
     }
 
     /// How long who comes now may have to wait.
@@ -369,6 +372,7 @@ impl State {
             Rest::None(_) => {}
         }
         self.usual = round.total / round.ended;
+        self.pace = self.usual.mul_f64(1.0 / as_f64(self.limit));
         // Where few were in flight, none was in another's way.
         if round.most <= self.limit / 2 {
             self.shortest = Some(round.least);
@@ -381,6 +385,7 @@ impl State {
         if round.waited < round.ended / 2 {
             return None;
         }
+        self.pace = now.duration_since(round.began) / round.ended;
         // The gradient of the time over what is in flight.
         let gradient = (shortest * SPREAD + SLACK).as_secs_f64() / self.usual.as_secs_f64().max(1e-6);
         let limit = scaled(self.limit, gradient.clamp(0.5, 2.0));
@@ -400,8 +405,8 @@ impl State {
     clippy::cast_precision_loss,
     reason = "counts of calls are small"
 )]
-fn ratio(count: usize, of: usize) -> f64 {
-    count as f64 / of.max(1) as f64
+fn as_f64(count: usize) -> f64 {
+    count as f64
 }
 
 #[expect(

@@ -352,11 +352,8 @@ fn of_control(failure: ControlError, call: &Call) -> Told {
         ControlError::BackendFull | ControlError::StreamFull { .. } => {
             Told::new(Code::ResourceExhausted, Reason::BackendFull, message)
         }
-        ControlError::Overloaded => {
+        ControlError::Overloaded | ControlError::Busy => {
             quota(Reason::Overloaded, "calls in flight", message).retry_after(OVERLOAD_PAUSE)
-        }
-        ControlError::Busy => {
-            quota(Reason::Overloaded, "calls of a lattice", message).retry_after(OVERLOAD_PAUSE)
         }
         ControlError::BackendUnavailable { retry_after, .. } => {
             Told::new(Code::Unavailable, Reason::BackendUnavailable, message).retry_after(retry_after)

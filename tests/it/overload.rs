@@ -11,7 +11,10 @@ use lattice_gateway::proto::{
     consistency::Requirement,
 };
 use serde_json::Value;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tonic::{Code, Request};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -65,21 +68,27 @@ async fn others_are_served(gateway: &TestGateway) {
 }
 
 async fn names_that_stand(gateway: &TestGateway) -> Vec<String> {
-    let list = || ListLinkDefinitionsRequest {
-        lattice: "default".into(),
-        page_size: 1_000,
-        consistency: Some(Consistency {
-            requirement: Some(Requirement::FullyConsistent(true)),
-        }),
-        ..ListLinkDefinitionsRequest::default()
-    };
-    let listed = until("the stream is read", async || {
-        gateway.links().list_link_definitions(list()).await.ok()
-    });
-    let listed = listed.await.into_inner();
-    assert_eq!(listed.next_page_token, "", "all are on one page");
-    let names = listed.link_definitions.into_iter();
-    names.map(|link| link.link_name).collect()
+    let (mut names, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let list = || ListLinkDefinitionsRequest {
+            lattice: "default".into(),
+            page_size: 1_000,
+            page_token: page_token.clone(),
+            consistency: Some(Consistency {
+                requirement: Some(Requirement::FullyConsistent(true)),
+            }),
+            ..ListLinkDefinitionsRequest::default()
+        };
+        let page = until("the stream is read", async || {
+            gateway.links().list_link_definitions(list()).await.ok()
+        });
+        let page = page.await.into_inner();
+        names.extend(page.link_definitions.into_iter().map(|link| link.link_name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return names;
+        }
+    }
 }
 
 /// Of a metric, as it is scraped.
@@ -92,6 +101,8 @@ async fn metric(gateway: &TestGateway, name: &str) -> u64 {
 #[tokio::test]
 async fn what_a_slow_stream_does_not_take_in_time_is_refused_and_never_stored() {
     const WRITERS: usize = 150;
+    /// For so long one would wait, where nothing told that it is in vain.
+    const WAITED_FOR: Duration = Duration::from_millis(900);
     let (_nats, wire, gateway) = start("queue_time = \"1ms\"").await;
     let is_enough = AtomicBool::new(false);
     let slow = async {
@@ -105,10 +116,13 @@ async fn what_a_slow_stream_does_not_take_in_time_is_refused_and_never_stored() 
     let writing = join_all((0..WRITERS).map(async |writer| {
         for number in 0.. {
             let name = format!("link-{writer}-{number}");
+            let began = Instant::now();
             match gateway.put(put(&name)).await {
                 _ if is_enough.load(Ordering::Relaxed) => return None,
                 Ok(_) => {}
-                Err(told) if told.reason == ErrorReason::Overloaded => return Some((name, told)),
+                Err(told) if told.reason == ErrorReason::Overloaded => {
+                    return Some((name, told, began.elapsed()));
+                }
                 Err(told) => panic!("{told:?}"),
             }
         }
@@ -126,9 +140,10 @@ async fn what_a_slow_stream_does_not_take_in_time_is_refused_and_never_stored() 
     };
     let ((), refused, ()) = tokio::join!(slow, writing, watching);
     let refused = refused.into_iter().flatten().collect::<Vec<_>>();
-    assert!(!refused.is_empty());
+    let soonest = refused.iter().map(|(_, _, took)| *took).min();
+    assert!(soonest < Some(WAITED_FOR), "{soonest:?}");
     let stands = names_that_stand(&gateway).await;
-    for (name, told) in refused {
+    for (name, told, _) in refused {
         assert_eq!(told.code, Code::ResourceExhausted);
         assert!(told.retry_after.is_some_and(|pause| !pause.is_zero()), "{told:?}");
         assert!(!stands.contains(&name), "{name} was refused");

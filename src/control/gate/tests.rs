@@ -75,7 +75,7 @@ async fn a_burst_waits_longer_than_what_goes_on() {
     let gate = gate();
     let now = Instant::now();
     let mut state = gate.state.lock();
-    state.usual = Duration::from_millis(64);
+    state.pace = Duration::from_millis(1);
     state.waiting = 50;
     let wait = state.wait(now);
     assert_eq!(wait, Duration::from_millis(51));
@@ -170,7 +170,7 @@ async fn nobody_lines_up_for_long_where_nothing_ends() {
     let _all = futures_util::future::join_all(places).await;
     let now = Instant::now();
     let mut state = gate.state.lock();
-    state.usual = Duration::from_millis(1);
+    state.pace = Duration::from_micros(100);
     assert_eq!(state.judge(now, Some(WAIT), soon()), Ok(()));
     let later = now + WAIT * BURST * 2;
     assert_eq!(state.judge(later, Some(WAIT), soon()), Err(ControlError::Busy));
