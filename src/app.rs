@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use futures_util::future::select_all;
+use futures_util::{FutureExt, future::select_all};
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
@@ -134,16 +134,8 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     let routes = rpc::routes(&gateway, health_service, config.reflection);
     let front = Front::new(routes, Arc::clone(&admission), config.http.as_ref());
 
-    if let Some(file) = config.file.clone() {
-        let metrics = metrics.clone();
-        let reloader = Reloader {
-            file,
-            authenticator,
-            tls: config.tls.clone(),
-            metrics,
-        };
-        let watch = reloader.watch(config.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(watch));
+    if let Some(reload) = reload(&config, authenticator, &metrics) {
+        tasks.spawn(stop.clone().run_until_cancelled_owned(reload));
     }
     let readiness = Readiness {
         upstreams: upstreams.clone(),
@@ -168,12 +160,8 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
         drain.clone(),
         quiet(admission, config.calls.clone(), drain.clone()),
     );
-    let first_connected = timeout(FIRST_CONNECT, connected(upstreams.clone()));
-    let first_connected = drain.clone().run_until_cancelled_owned(first_connected);
-    let serving = tokio::spawn(async move {
-        drop(first_connected.await);
-        serve.await;
-    });
+    let first_connected = first_connected(upstreams.clone(), drain.clone());
+    let serving = tokio::spawn(first_connected.then(|()| serve));
     info!(%grpc, %admin, "serving");
     Ok(Running {
         grpc,
@@ -251,6 +239,30 @@ async fn upstreams(config: &Config) -> Result<Upstreams, ConnectError> {
         others.push(upstream(name, nats, config.lattices.on(Some(name))).await?);
     }
     Ok(Upstreams { first, others })
+}
+
+/// Takes over what changes in the files of the configuration, where it has any.
+fn reload(
+    config: &Config,
+    authenticator: Arc<Authenticator>,
+    metrics: &Metrics,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let reloader = Reloader {
+        file: config.file.clone()?,
+        authenticator,
+        tls: config.tls.clone(),
+        metrics: metrics.clone(),
+    };
+    Some(reloader.watch(config.clone()))
+}
+
+/// Resolves once every NATS is connected, [`FIRST_CONNECT`] is over, or the server drains.
+async fn first_connected(upstreams: Upstreams, drain: CancellationToken) {
+    tokio::select! {
+        () = connected(upstreams) => {}
+        () = sleep(FIRST_CONNECT) => {}
+        () = drain.cancelled() => {}
+    }
 }
 
 async fn connected(upstreams: Upstreams) {
