@@ -75,8 +75,7 @@ impl Attack {
         match self {
             Self::RapidReset | Self::EndlessHeaders => 2_000,
             Self::Settings | Self::Pings => 20_000,
-            Self::SlowReading | Self::SlowWriting => 400,
-            Self::Idle => 400,
+            Self::SlowReading | Self::SlowWriting | Self::Idle => 400,
         }
     }
 
@@ -199,8 +198,7 @@ async fn withstand(attack: Attack, nats_url: &str, turn: Duration) -> Result<Tol
     for links in links.chunks(100) {
         let all = links
             .iter()
-            .cloned()
-            .map(async |mut link| caller.call(Verb::Put, &mut link).await);
+            .map(async |link| caller.call(Verb::Put, &mut link.clone()).await);
         futures_util::future::try_join_all(all).await?;
     }
     let get = || drive(caller.calls(Verb::Get, links.clone()), 1, Pass::Over(turn));

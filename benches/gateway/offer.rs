@@ -66,11 +66,11 @@ impl Putting {
         for _ in 0..CONNECTIONS {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            let (connection, driver) = h2::client::handshake(stream).await?;
+            let (connection, frames) = h2::client::handshake(stream).await?;
             connections.push(connection);
             driven.push(AbortOnDropHandle::new(tokio::spawn(async move {
                 // Where it breaks the calls say so.
-                drop(driver.await);
+                drop(frames.await);
             })));
         }
         Ok(Self {

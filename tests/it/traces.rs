@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use data_encoding::HEXLOWER;
@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::{
     },
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -48,10 +49,7 @@ impl TraceService for Receiver {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let of_resources = request.into_inner().resource_spans;
         let of_scopes = of_resources.into_iter().flat_map(|spans| spans.scope_spans);
-        self.0
-            .lock()
-            .unwrap()
-            .extend(of_scopes.flat_map(|spans| spans.spans));
+        self.0.lock().extend(of_scopes.flat_map(|spans| spans.spans));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -70,7 +68,7 @@ impl Receiver {
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 

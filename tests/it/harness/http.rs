@@ -210,7 +210,9 @@ fn flatten(within: &str, fields: Map<String, Value>, into: &mut BTreeMap<String,
         match value {
             Value::Object(fields) => flatten(&format!("{name}."), fields, into),
             Value::String(text) => drop(into.insert(name, text)),
-            other => drop(into.insert(name, other.to_string())),
+            other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
+                drop(into.insert(name, other.to_string()));
+            }
         }
     }
 }

@@ -162,7 +162,10 @@ impl Load {
     /// Tells, with `--nocapture`, how it went since it was last told.
     pub fn tell(&self, what: &str) -> Tally {
         let tally = std::mem::take(&mut *self.shared.tally.lock());
-        println!("{what}: {tally:?}");
+        #[expect(clippy::print_stdout, reason = "for people, with --nocapture")]
+        {
+            println!("{what}: {tally:?}");
+        }
         tally
     }
 
@@ -258,7 +261,7 @@ impl Shared {
         let first = Instant::now();
         let mut doubtful_since = None;
         loop {
-            let sent = Instant::now();
+            let attempted = Instant::now();
             let mut request = Request::new(message.clone());
             request.set_timeout(ATTEMPT);
             let age = doubtful_since.map(|since: Instant| since.elapsed());
@@ -275,7 +278,7 @@ impl Shared {
                     return Err(status);
                 }
                 Verdict::NotApplied => {}
-                Verdict::MayBeApplied => doubtful_since = doubtful_since.or(Some(sent)),
+                Verdict::MayBeApplied => doubtful_since = doubtful_since.or(Some(attempted)),
             }
             self.repeated(&status);
             assert!(first.elapsed() < PATIENCE, "a call failed: {status:?}");
