@@ -3,13 +3,13 @@
 //! A stream takes no more for being asked more: what is too much only waits there, where nobody can tell any more whether it
 //! was applied. So only as much is in flight as was done lately within about twice the stream's own shortest time, which every round
 //! of calls finds out anew. The others wait here, where they are known not to be applied; who would wait for longer than is
-//! bearable is refused at once. Once for [`STANDING`] somebody always waited, that is the configured time; before that it is
-//! [`BURST`] times as long, since what comes all at once is soon done.
+//! bearable is refused at once. Once for `STANDING` somebody always waited, that is the configured time; before that it is
+//! `BURST` times as long, since what comes all at once is soon done.
 //!
-//! A stream that is silent for [`SILENCE_MAX`] while calls are in flight is taken not to answer: who needs it is refused, but for one
-//! each [`PROBE_INTERVAL`], until a call is answered.
+//! A stream that is silent for `SILENCE_MAX` while calls are in flight is taken not to answer: who needs it is refused, but for one
+//! each `PROBE_INTERVAL`, until a call is answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -213,18 +213,18 @@ impl Gate {
             state.round.waited += 1;
             Waiting(self)
         };
-        // A line that does not move any more is left once that is known.
-        let patience = match wait_max {
-            Some(_) => SILENCE_MAX.min(deadline.left()),
-            None => deadline.left(),
-        };
-        let permit = timeout(patience, Arc::clone(&self.places).acquire_owned()).await;
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        match permit {
-            Ok(Ok(permit)) => Ok(self.begin(&mut state, now, permit)),
-            Ok(Err(_)) | Err(_) if state.is_silent(now) => Err(self.silence(&mut state)),
-            Ok(Err(_)) | Err(_) => Err(ControlError::Busy),
+        let mut turn = pin!(Arc::clone(&self.places).acquire_owned());
+        loop {
+            let turned = timeout(SILENCE_MAX.min(deadline.left()), turn.as_mut()).await;
+            let mut state = self.state.lock();
+            let now = Instant::now();
+            match turned {
+                Ok(Ok(permit)) => return Ok(self.begin(&mut state, now, permit)),
+                // A line that does not move any more is left.
+                Ok(Err(_)) | Err(_) if state.is_silent(now) => return Err(self.silence(&mut state)),
+                Err(_) if !deadline.left().is_zero() => {}
+                Ok(Err(_)) | Err(_) => return Err(ControlError::Busy),
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The same calls over HTTP/JSON and gRPC-Web, on the port of gRPC.
 //!
-//! A request in JSON becomes the gRPC request that says the same, is admitted by [`layers`](super::layers) and answered by the
+//! A request in JSON becomes the gRPC request that says the same, is admitted by [`layers`] and answered by the
 //! same handler, and its answer becomes JSON again: nothing is decided here but how a message is written. What it is asked
-//! for is told from its head alone ([`routes`]); its body is read only once the call is admitted.
+//! for is told from its head alone (`routes`); its body is read only once the call is admitted.
 //!
 //! Requests whose `content-type` is gRPC's own pass by all of this.
 

@@ -118,11 +118,11 @@ async fn what_a_slow_stream_does_not_take_in_time_is_refused_and_never_stored() 
             let name = format!("link-{writer}-{number}");
             let began = Instant::now();
             match gateway.put(put(&name)).await {
-                _ if is_enough.load(Ordering::Relaxed) => return None,
-                Ok(_) => {}
                 Err(told) if told.reason == ErrorReason::Overloaded => {
                     return Some((name, told, began.elapsed()));
                 }
+                _ if is_enough.load(Ordering::Relaxed) => return None,
+                Ok(_) => {}
                 Err(told) => panic!("{told:?}"),
             }
         }
@@ -141,7 +141,7 @@ async fn what_a_slow_stream_does_not_take_in_time_is_refused_and_never_stored() 
     let ((), refused, ()) = tokio::join!(slow, writing, watching);
     let refused = refused.into_iter().flatten().collect::<Vec<_>>();
     let soonest = refused.iter().map(|(_, _, took)| *took).min();
-    assert!(soonest < Some(WAITED_FOR), "{soonest:?}");
+    assert!(soonest.is_some_and(|took| took < WAITED_FOR), "{soonest:?}");
     let stands = names_that_stand(&gateway).await;
     for (name, told, _) in refused {
         assert_eq!(told.code, Code::ResourceExhausted);
