@@ -342,7 +342,7 @@ impl Default for RawServer {
             default_deadline: "10s".to_owned(),
             deadline_max: "60s".to_owned(),
             ack_timeout: "2s".to_owned(),
-            queue_time: "50ms".to_owned(),
+            queue_time: "250ms".to_owned(),
             connections_max: 1_024,
             connections_per_address_max: 256,
             streams_max: 256,

@@ -40,7 +40,7 @@ const STANDING: Duration = Duration::from_millis(100);
 const BURST: u32 = 12;
 
 /// For how long a stream may let nothing be heard while calls are in flight.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How often one call is let through to a stream that does not answer.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -87,6 +87,8 @@ struct State {
     /// How long after one the next one was done, while there was always one to do.
     pace: Duration,
     rest: Rest,
+    /// Since when nothing is in flight, which is no time of a round.
+    idle_since: Option<Instant>,
     /// Since when there are calls in flight and no answer.
     silent_since: Option<Instant>,
     last_entered: Instant,
@@ -150,6 +152,7 @@ impl Gate {
                 usual: Duration::ZERO,
                 pace: Duration::ZERO,
                 rest: Rest::None(now),
+                idle_since: Some(now),
                 silent_since: None,
                 last_entered: now,
                 is_told_silent: false,
@@ -229,6 +232,9 @@ impl Gate {
     }
 
     fn begin(self: &Arc<Self>, state: &mut State, now: Instant, permit: OwnedSemaphorePermit) -> Place {
+        if let Some(since) = state.idle_since.take() {
+            state.round.began += now.duration_since(since);
+        }
         state.in_flight += 1;
         state.round.most = state.round.most.max(state.in_flight);
         state.silent_since.get_or_insert(now);
@@ -277,6 +283,7 @@ impl Gate {
         let state = &mut *state;
         let now = Instant::now();
         state.in_flight -= 1;
+        state.idle_since = (state.in_flight == 0).then_some(now);
         if place.told != Told::Nothing {
             state.silent_since = (state.in_flight > 0).then_some(now);
             if std::mem::take(&mut state.is_told_silent) {
@@ -372,7 +379,11 @@ impl State {
             Rest::None(_) => {}
         }
         self.usual = round.total / round.ended;
-        self.pace = self.usual.mul_f64(1.0 / as_f64(self.limit));
+        let between_two = now.duration_since(round.began) / round.ended;
+        self.pace = match self.waiting > 0 {
+            true => between_two,
+            false => self.usual.mul_f64(1.0 / as_f64(self.limit)),
+        };
         // Where few were in flight, none was in another's way.
         if round.most <= self.limit / 2 {
             self.shortest = Some(round.least);
@@ -385,7 +396,7 @@ impl State {
         if round.waited < round.ended / 2 {
             return None;
         }
-        self.pace = now.duration_since(round.began) / round.ended;
+        self.pace = between_two;
         // The gradient of the time over what is in flight.
         let gradient = (shortest * SPREAD + SLACK).as_secs_f64() / self.usual.as_secs_f64().max(1e-6);
         let limit = scaled(self.limit, gradient.clamp(0.5, 2.0));

@@ -85,6 +85,20 @@ async fn a_burst_waits_longer_than_what_goes_on() {
 }
 
 #[tokio::test]
+async fn while_nothing_is_in_flight_no_pace_is_told() {
+    let gate = gate();
+    answered(enter(&gate).await);
+    {
+        let mut state = gate.state.lock();
+        let earlier = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        state.round.began = earlier;
+        state.idle_since = Some(earlier);
+    }
+    let _place = enter(&gate).await;
+    assert!(gate.state.lock().round.began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_by_its_deadline_is_refused() {
     let gate = gate();
     let places = (0..FIRST).map(|_| enter(&gate));
