@@ -354,6 +354,14 @@ impl State {
         }
     }
 
+    /// Never more than twofold in a round: a short one tells more of what else the machine was doing.
+    fn note_pace(&mut self, told: Duration) {
+        self.pace = match self.pace.is_zero() {
+            true => told,
+            false => told.clamp(self.pace / 2, self.pace * 2),
+        };
+    }
+
     /// At the end of a round, how many may be in flight from now on.
     fn learn(&mut self, now: Instant) -> Option<usize> {
         let round = self.round;
@@ -379,11 +387,11 @@ impl State {
             Rest::None(_) => {}
         }
         self.usual = round.total / round.ended;
-        let between_two = now.duration_since(round.began) / round.ended;
-        self.pace = match self.waiting > 0 {
-            true => between_two,
+        let was_crowded = self.waiting > 0 || round.waited >= round.ended / 2;
+        self.note_pace(match was_crowded {
+            true => now.duration_since(round.began) / round.ended,
             false => self.usual.mul_f64(1.0 / as_f64(self.limit)),
-        };
+        });
         // Where few were in flight, none was in another's way.
         if round.most <= self.limit / 2 {
             self.shortest = Some(round.least);
@@ -396,7 +404,6 @@ impl State {
         if round.waited < round.ended / 2 {
             return None;
         }
-        self.pace = between_two;
         // The gradient of the time over what is in flight.
         let gradient = (shortest * SPREAD + SLACK).as_secs_f64() / self.usual.as_secs_f64().max(1e-6);
         let limit = scaled(self.limit, gradient.clamp(0.5, 2.0));

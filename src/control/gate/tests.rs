@@ -99,6 +99,17 @@ async fn while_nothing_is_in_flight_no_pace_is_told() {
 }
 
 #[tokio::test]
+async fn one_round_that_something_else_held_up_makes_no_pace() {
+    let gate = gate();
+    let mut state = gate.state.lock();
+    state.note_pace(Duration::from_millis(1));
+    state.note_pace(Duration::from_millis(400));
+    assert_eq!(state.pace, Duration::from_millis(2));
+    state.note_pace(Duration::from_micros(1));
+    assert_eq!(state.pace, Duration::from_millis(1));
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_by_its_deadline_is_refused() {
     let gate = gate();
     let places = (0..FIRST).map(|_| enter(&gate));
