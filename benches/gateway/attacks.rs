@@ -187,7 +187,7 @@ pub(crate) async fn measure(scale: &Scale) -> Result<Section, Failure> {
 /// On a gateway of its own, so that memory is told apart.
 async fn withstand(attack: Attack, nats_url: &str, turn: Duration) -> Result<Told, Failure> {
     let callers = [caller("bench", ""), caller("attacker", "")].concat();
-    let gateway = Gateway::start_with("", nats_url, &[LATTICE], &callers)?;
+    let gateway = Gateway::start(nats_url, &[LATTICE], &callers)?;
     let caller = Caller::new(gateway.connect().await?, "bench", LATTICE.name)?;
     let links = links("attacked", LINKS)
         .into_iter()
