@@ -149,7 +149,6 @@ async fn metric(gateway: &TestGateway, name: &str) -> u64 {
     line.map_or(0, |value| value.trim().parse().unwrap())
 }
 
-const IN_FLIGHT: &str = "lattice_gateway_rpc_in_flight ";
 const LINKS_PUT: &str = "lattice_gateway_rpc_total{method=\"PutLinkDefinition\",code=\"0\"} ";
 
 #[test]
@@ -448,15 +447,9 @@ async fn of_a_client_that_goes_away_what_was_begun_ends_and_nothing_more_begins(
         applying.send(request(number.to_string(), put(link))).await;
     }
     // The stream and one of each entry.
-    until("two operations are under way", async || {
-        (metric(&gateway, IN_FLIGHT).await == 3).then_some(())
-    })
-    .await;
+    gateway.are_under_way(3).await;
     drop(applying);
-    until("the stream is gone", async || {
-        (metric(&gateway, IN_FLIGHT).await == 0).then_some(())
-    })
-    .await;
+    gateway.are_under_way(0).await;
     nats.release();
     for (place, actor) in actors.iter().enumerate() {
         // In line behind what was begun.
@@ -486,10 +479,7 @@ async fn a_server_that_drains_answers_what_it_took_and_says_so() {
         busy.send(request(number.to_string(), put(link))).await;
     }
     // Two streams, and the first operation of the line.
-    until("an operation is under way", async || {
-        (metric(&gateway, IN_FLIGHT).await == 3).then_some(())
-    })
-    .await;
+    gateway.are_under_way(3).await;
     let began = Instant::now();
     let shut_down = gateway.running.shut_down();
     let told = async {
