@@ -334,7 +334,7 @@ impl Nats {
         self.create(config).await
     }
 
-    /// Creates a stream of this configuration.
+    /// Creates a stream of this configuration, once the cluster knows enough of its servers: not just after its start.
     pub async fn create(&self, config: Value) -> Value {
         let call = format!("STREAM.CREATE.{}", config["name"].as_str().unwrap());
         let answer = until("the cluster knows enough of its servers", async || {
@@ -368,9 +368,7 @@ impl Nats {
         for (name, value) in changes.as_object().into_iter().flatten() {
             config[name] = value.clone();
         }
-        let answer = self.api(&format!("STREAM.CREATE.KV_{name}"), config).await;
-        assert_eq!(answer["error"], Value::Null, "{answer}");
-        answer
+        self.create(config).await
     }
 
     /// The last message on a subject of a lattice's stream: sequence, headers and body. `None` where there is none.
