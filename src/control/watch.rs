@@ -139,6 +139,8 @@ pub struct Watch {
     layout: Layout,
     streams: Vec<Followed>,
     told: Whereabouts,
+    /// The stream that the last message told a part of.
+    told_in_part: Option<usize>,
     phase: Phase,
 }
 
@@ -165,6 +167,7 @@ impl Control {
             write,
             layout,
             told: Whereabouts(Vec::new()),
+            told_in_part: None,
             phase: Phase::Following,
             streams,
         };
@@ -305,6 +308,7 @@ impl Watch {
     fn begin_anew(&mut self, why: Option<Anew>) -> Result<(), ControlError> {
         let ends = self.streams.iter().map(|stream| stream.lattice.look(At::end_of));
         self.told = Whereabouts(ends.collect::<Result<_, _>>()?);
+        self.told_in_part = None;
         self.phase = match why {
             Some(why) => Phase::Anew(why),
             None => self.whole_snapshot(),
@@ -388,9 +392,10 @@ impl Watch {
         changed.map_or(true, |changed| !changed.changes.is_empty())
     }
 
-    /// What changed, where something has; one that cannot go on by changes is in another phase behind this.
+    /// What changed, where something has; one that cannot go on by changes is in another phase behind this. The rest of a
+    /// stream that was told in part comes first: a message of another would say that the view is whole.
     fn news(&mut self) -> Result<Option<Bytes>, ControlError> {
-        for stream in 0..self.streams.len() {
+        for stream in self.told_in_part.into_iter().chain(0..self.streams.len()) {
             let news = self.news_of(stream)?;
             if news.is_some() || !self.is_following() {
                 return Ok(news);
@@ -436,8 +441,13 @@ impl Watch {
         batch: Result<Batch, Unreadable>,
     ) -> Result<Option<Bytes>, ControlError> {
         match batch {
-            Ok(Batch { to, message }) => {
+            Ok(Batch {
+                to,
+                message,
+                is_partial,
+            }) => {
                 self.told.set(stream, to);
+                self.told_in_part = is_partial.then_some(stream);
                 Ok(message)
             }
             Err(Unreadable::Lost(Lost::OtherLog)) => {
@@ -463,7 +473,11 @@ impl Watch {
                 resume_token: told.token(&self.common),
             })
         });
-        Batch { to, message }
+        Batch {
+            to,
+            message,
+            is_partial: changed.is_partial,
+        }
     }
 
     /// Waits until there may be news.

@@ -189,6 +189,42 @@ async fn behind_a_snapshot_of_two_streams_the_view_is_whole_once_both_are_told()
 }
 
 #[tokio::test]
+async fn what_is_told_in_part_is_told_to_its_end_before_another_stream() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev_with(&nats, Layout::Component).await;
+    let value = "x".repeat(32_000);
+    let first = put_config(named_config("config-0", "the lattice is made"));
+    gateway.put_config(first).await.unwrap();
+    let mut watching = gateway.watch(watch_all()).await.unwrap();
+    watching.until("what stands", |view| view.is_consistent).await;
+    // More than the client's window takes: what comes behind it is told in parts.
+    let configs = (0..300).map(|number| named_config(&format!("config-{number}"), &value));
+    let puts = configs.map(|config| gateway.put_config(put_config(config)));
+    for answer in join_all(puts.collect::<Vec<_>>()).await {
+        answer.unwrap();
+    }
+    watching
+        .until("a part of the rest", |view| {
+            !view.is_consistent && view.entries().len() > 150
+        })
+        .await;
+    gateway
+        .put_interface_link(put_interface_link(interface_link("hello")))
+        .await
+        .unwrap();
+    watching.until("the view stands", |view| view.is_consistent).await;
+    assert!(
+        watching.view.entries().len() >= 300,
+        "whole once it is said to be"
+    );
+    watching
+        .until("the link", |view| {
+            view.is_consistent && view.entries().len() == 301
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn many_writers_and_watches_end_with_one_view() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev(&nats).await;

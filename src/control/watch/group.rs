@@ -67,6 +67,8 @@ pub(super) struct Batch {
     pub(super) to: At,
     /// The message; none where nothing that is wanted changed.
     pub(super) message: Option<Bytes>,
+    /// Whether it is not all that changed.
+    pub(super) is_partial: bool,
 }
 
 /// Of which stream, and where each stream was told before.
