@@ -15,6 +15,7 @@ use lattice_gateway::proto::{
     apply_response, apply_service_client::ApplyServiceClient, claims_service_client::ClaimsServiceClient,
     config_service_client::ConfigServiceClient, interface_link_service_client::InterfaceLinkServiceClient,
     link_definition_service_client::LinkDefinitionServiceClient,
+    oci_reference_service_client::OciReferenceServiceClient,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -286,7 +287,8 @@ async fn call(gate: Gate, operation: Operation, deadline: Duration) -> Result<Wr
         }
         Operation::PutConfig(put) => call!(ConfigServiceClient, put_config, put),
         Operation::DeleteConfig(delete) => call!(ConfigServiceClient, delete_config, delete),
-        other => panic!("no entry of a round is written so: {other:?}"),
+        Operation::SetOciReference(set) => call!(OciReferenceServiceClient, set_oci_reference, set),
+        Operation::DeleteOciReference(delete) => panic!("no host can delete {:?}", delete.oci_url),
     };
     Ok(result.unwrap_or_default())
 }

@@ -527,7 +527,7 @@ fn in_line(history: &History) -> Vec<Violation> {
     let is_wrong = |key, first: u64, second: u64| match history.kind(key) {
         // Edits of a record may share a publish, and beside hosts one that was undone is applied again.
         Kind::InterfaceLink => first > second && !history.has_hosts,
-        Kind::Link | Kind::Config | Kind::Claims => first >= second,
+        Kind::Link | Kind::Config | Kind::Claims | Kind::Reference => first >= second,
     };
     let pairs = sent.windows(2).filter_map(|pair| match pair {
         [(one, _, at, first), (other, _, behind, second)]

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
-use data_encoding::HEXUPPER;
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXUPPER};
 use lattice_gateway::{
     domain::{EntryKey, InterfaceLinkId, LinkId},
     proto::{
         Claims, Consistency, DeleteClaimsRequest, DeleteConfigRequest, DeleteInterfaceLinkRequest,
         DeleteLinkDefinitionRequest, GetClaimsRequest, GetConfigRequest, GetInterfaceLinkRequest,
-        GetLinkDefinitionRequest, InterfaceLink, LinkDefinition, NamedConfig, PutClaimsRequest,
-        PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest, Revision,
+        GetLinkDefinitionRequest, GetOciReferenceRequest, InterfaceLink, LinkDefinition, NamedConfig,
+        OciReference, PutClaimsRequest, PutConfigRequest, PutInterfaceLinkRequest, PutLinkDefinitionRequest,
+        Revision, SetOciReferenceRequest,
         apply_request::Operation,
         claims_service_client::ClaimsServiceClient,
         config_service_client::ConfigServiceClient,
@@ -21,10 +22,12 @@ use lattice_gateway::{
         delete_link_definition_request::Precondition as DeleteLinkPrecondition,
         interface_link_service_client::InterfaceLinkServiceClient,
         link_definition_service_client::LinkDefinitionServiceClient,
+        oci_reference_service_client::OciReferenceServiceClient,
         put_claims_request::{Precondition as PutClaimsPrecondition, Source},
         put_config_request::Precondition as PutConfigPrecondition,
         put_interface_link_request::Precondition as PutInterfaceLinkPrecondition,
         put_link_definition_request::Precondition as PutLinkPrecondition,
+        set_oci_reference_request::Precondition as SetReferencePrecondition,
     },
     store::layout::cache_stream,
 };
@@ -36,7 +39,7 @@ use tonic::Status;
 use crate::{
     harness::keys,
     history::{Action, Condition, Kind, OpId},
-    host_model::Triple,
+    host_model::{Cache, Triple},
     world::{Gate, LATTICE, Layout},
 };
 
@@ -88,9 +91,11 @@ pub enum Entry {
     InterfaceLink(InterfaceLinkId),
     Config(String),
     Claims {
+        layout: Layout,
         key: String,
         issuer: String,
     },
+    Reference(String),
 }
 
 /// The precondition of a write, in the type of its request.
@@ -109,9 +114,12 @@ impl Key {
     /// The entry of a layout of this number.
     pub fn new(layout: Layout, number: usize, is_last: bool) -> Self {
         match layout {
-            Layout::Kv if number % 4 == 1 && !is_last => Self::claims(),
+            Layout::CacheStream | Layout::Kv if number % 4 == 1 && !is_last => Self::claims(layout),
+            Layout::CacheStream | Layout::Kv if number % 4 == 3 && !is_last => {
+                Self::reference(layout, number)
+            }
             Layout::CacheStream | Layout::Kv => Self::link(layout),
-            Layout::Component if number % 8 == 5 && !is_last => Self::claims(),
+            Layout::Component if number % 8 == 5 && !is_last => Self::claims(layout),
             Layout::Component if number % 4 == 2 && !is_last => Self::config(&format!("config-{number}")),
             // Three of four share their source.
             Layout::Component => {
@@ -123,7 +131,13 @@ impl Key {
     /// An entry of this number that one writer has for itself, in no record that others write.
     pub fn of_one_writer(layout: Layout, number: usize) -> Self {
         const OF_A_SOURCE: usize = 4;
+        /// No number of an entry that many write.
+        const ALONE_FROM: usize = 1_000;
         match layout {
+            Layout::CacheStream | Layout::Kv if number % 4 == 1 => Self::claims(layout),
+            Layout::CacheStream | Layout::Kv if number % 4 == 3 => {
+                Self::reference(layout, ALONE_FROM + number)
+            }
             Layout::CacheStream | Layout::Kv => Self::link(layout),
             Layout::Component if number.is_multiple_of(2) => Self::config(&format!("of-one-{number}")),
             Layout::Component => {
@@ -137,8 +151,7 @@ impl Key {
         let subject = match layout {
             Layout::CacheStream => {
                 let id = LinkId::new(&actor, CONTRACT, LINK_NAME);
-                let home = cache_stream::home(&EntryKey::LinkDefinition(id));
-                format!("lc.{LATTICE}.{}", home.unwrap())
+                in_cache_stream(&EntryKey::LinkDefinition(id))
             }
             Layout::Kv | Layout::Component => {
                 format!("$KV.LATTICEDATA_{LATTICE}.LINKDEF_{}", link_hash(&actor))
@@ -154,12 +167,30 @@ impl Key {
         }
     }
 
-    /// Of layouts whose hosts can delete them.
-    fn claims() -> Self {
+    fn claims(layout: Layout) -> Self {
         let (key, issuer) = (keys::actor(), KeyPair::new_account().public_key());
+        let subject = match layout {
+            Layout::CacheStream => in_cache_stream(&EntryKey::Claims(key.as_str().into())),
+            Layout::Kv | Layout::Component => format!("$KV.LATTICEDATA_{LATTICE}.CLAIMS_{key}"),
+        };
         Self {
-            subject: format!("$KV.LATTICEDATA_{LATTICE}.CLAIMS_{key}"),
-            entry: Entry::Claims { key, issuer },
+            subject,
+            entry: Entry::Claims { layout, key, issuer },
+        }
+    }
+
+    fn reference(layout: Layout, number: usize) -> Self {
+        let url = format!("registry.example/image:{number}");
+        let subject = match layout {
+            Layout::CacheStream => in_cache_stream(&EntryKey::OciReference(url.as_str().into())),
+            Layout::Kv | Layout::Component => {
+                let encoded = BASE64URL_NOPAD.encode(url.as_bytes());
+                format!("$KV.LATTICEDATA_{LATTICE}.REFMAP_{encoded}")
+            }
+        };
+        Self {
+            subject,
+            entry: Entry::Reference(url),
         }
     }
 
@@ -189,26 +220,41 @@ impl Key {
             Entry::InterfaceLink(_) => Kind::InterfaceLink,
             Entry::Config(_) => Kind::Config,
             Entry::Claims { .. } => Kind::Claims,
+            Entry::Reference(_) => Kind::Reference,
         }
     }
 
-    /// The key of this link in the hosts' cache.
-    pub fn triple(&self) -> Option<Triple> {
-        let Entry::Link { actor, .. } = &self.entry else {
-            return None;
-        };
-        Some(Triple {
-            actor_id: actor.clone(),
-            contract_id: CONTRACT.to_owned(),
-            link_name: LINK_NAME.to_owned(),
-        })
+    /// Whether hosts of its layout have a form for its deletion.
+    pub fn can_be_deleted(&self) -> bool {
+        match &self.entry {
+            Entry::Claims { layout, .. } => *layout != Layout::CacheStream,
+            Entry::Reference(_) => false,
+            Entry::Link { .. } | Entry::InterfaceLink(_) | Entry::Config(_) => true,
+        }
+    }
+
+    /// What a host's cache was loaded with for this entry: the message of this sequence.
+    pub fn loaded(&self, cache: &Cache) -> Option<u64> {
+        match &self.entry {
+            Entry::Link { actor, .. } => {
+                let triple = Triple {
+                    actor_id: actor.clone(),
+                    contract_id: CONTRACT.to_owned(),
+                    link_name: LINK_NAME.to_owned(),
+                };
+                cache.links.get(&triple).map(|link| link.sequence)
+            }
+            Entry::Claims { key, .. } => cache.claims.get(key).map(|claims| claims.sequence),
+            Entry::Reference(url) => cache.references.get(url).map(|reference| reference.sequence),
+            Entry::InterfaceLink(_) | Entry::Config(_) => None,
+        }
     }
 
     /// Of a link that shares a record: the source, and the record's subject.
     pub fn source(&self) -> Option<(&str, &str)> {
         match &self.entry {
             Entry::InterfaceLink(id) => Some((&*id.source_id, &*self.subject)),
-            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } => None,
+            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } | Entry::Reference(_) => None,
         }
     }
 
@@ -216,7 +262,7 @@ impl Key {
     pub fn short_hash(&self) -> Option<String> {
         match &self.entry {
             Entry::InterfaceLink(id) => Some(crate::history::hex(&id.short_hash())),
-            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } => None,
+            Entry::Link { .. } | Entry::Config(_) | Entry::Claims { .. } | Entry::Reference(_) => None,
         }
     }
 
@@ -286,7 +332,7 @@ impl Key {
                 precondition: precondition!(write, PutConfigPrecondition),
                 ..PutConfigRequest::default()
             }),
-            Entry::Claims { key, issuer } => Operation::PutClaims(PutClaimsRequest {
+            Entry::Claims { key, issuer, .. } => Operation::PutClaims(PutClaimsRequest {
                 lattice,
                 source: Some(Source::Claims(Claims {
                     public_key: key.clone(),
@@ -300,6 +346,18 @@ impl Key {
                 retry_age,
                 precondition: precondition!(write, PutClaimsPrecondition),
                 ..PutClaimsRequest::default()
+            }),
+            Entry::Reference(url) => Operation::SetOciReference(SetOciReferenceRequest {
+                lattice,
+                oci_reference: Some(OciReference {
+                    oci_url: url.clone(),
+                    public_key: key_of(write.value),
+                    ..OciReference::default()
+                }),
+                request_id,
+                retry_age,
+                precondition: precondition!(write, SetReferencePrecondition),
+                ..SetOciReferenceRequest::default()
             }),
         }
     }
@@ -353,6 +411,7 @@ impl Key {
                 allow_missing: true,
                 ..DeleteClaimsRequest::default()
             }),
+            Entry::Reference(url) => panic!("no host can delete {url}"),
         }
     }
 
@@ -363,6 +422,7 @@ impl Key {
             Entry::InterfaceLink(id) => EntryKey::InterfaceLink(id.clone()),
             Entry::Config(name) => EntryKey::Config(name.as_str().into()),
             Entry::Claims { key, .. } => EntryKey::Claims(key.as_str().into()),
+            Entry::Reference(url) => EntryKey::OciReference(url.as_str().into()),
         };
         key.to_string()
     }
@@ -434,6 +494,20 @@ impl Key {
                     claims.and_then(|claims| shown(claims.name.parse().ok(), claims.revision, claims.etag));
                 Ok(shown)
             }
+            Entry::Reference(url) => {
+                let get = GetOciReferenceRequest {
+                    lattice,
+                    oci_url: Some(url.clone()),
+                    consistency,
+                };
+                let mut client = OciReferenceServiceClient::new(gate);
+                let reference = client.get_oci_reference(get).await?.into_inner();
+                let shown = reference.oci_reference.and_then(|reference| {
+                    let value = value_of_key(&reference.public_key);
+                    shown(value, reference.revision, reference.etag)
+                });
+                Ok(shown)
+            }
         }
     }
 
@@ -470,7 +544,8 @@ impl Key {
                 headers.insert("Nats-Rollup", "sub");
                 Value::Null
             }
-            Entry::Claims { key, issuer } => json!({
+            Entry::Reference(url) => json!({"oci_url": url, "public_key": key_of(id)}),
+            Entry::Claims { key, issuer, .. } => json!({
                 "call_alias": "", "caps": "", "iss": issuer, "name": id.to_string(), "rev": "1", "sub": key, "tags": "",
                 "version": "0.1.0",
             }),
@@ -490,6 +565,7 @@ impl Key {
             Entry::Link { .. } => body["values"][WRITER].as_str()?.parse().ok(),
             Entry::Config(_) => body[WRITER].as_str()?.parse().ok(),
             Entry::Claims { .. } => body["name"].as_str()?.parse().ok(),
+            Entry::Reference(_) => value_of_key(body["public_key"].as_str()?),
             Entry::InterfaceLink(id) => {
                 let is_it = |link: &&Value| {
                     let is = |member: &str, text: &str| link[member] == text;
@@ -556,6 +632,39 @@ fn shown(value: Option<OpId>, revision: Option<Revision>, etag: String) -> Optio
         value: value?,
         sequence: revision?.sequence,
         etag,
+    })
+}
+
+/// The subject of an entry in layout `cache-stream`.
+fn in_cache_stream(key: &EntryKey) -> String {
+    format!("lc.{LATTICE}.{}", cache_stream::home(key).unwrap())
+}
+
+/// A public key of an actor that tells who wrote it: a value for entries that hold nothing else. Nobody can sign with it.
+fn key_of(value: OpId) -> String {
+    /// What nkeys of actors begin with, as a byte: `M`.
+    const ACTOR: u8 = 12 << 3;
+    let mut bytes = vec![ACTOR];
+    bytes.extend(value.to_be_bytes());
+    bytes.extend([b'k'; 24]);
+    bytes.extend(crc16(&bytes).to_le_bytes());
+    BASE32_NOPAD.encode(&bytes)
+}
+
+fn value_of_key(key: &str) -> Option<OpId> {
+    let bytes = BASE32_NOPAD.decode(key.as_bytes()).ok()?;
+    let value = bytes.get(1..1 + size_of::<OpId>())?;
+    Some(OpId::from_be_bytes(value.try_into().ok()?))
+}
+
+/// The checksum of nkeys: CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    const POLYNOMIAL: u16 = 0x1021;
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _bit| {
+            let carry = crc & 0x8000 != 0;
+            (crc << 1) ^ if carry { POLYNOMIAL } else { 0 }
+        })
     })
 }
 

@@ -127,6 +127,7 @@ pub enum Kind {
     InterfaceLink,
     Config,
     Claims,
+    Reference,
 }
 
 /// A message that a stream took, as its tap told.

@@ -303,10 +303,7 @@ async fn cache_loaders_hold(world: &World, load: &Workload) -> Vec<Option<OpId>>
         .collect::<BTreeMap<_, _>>();
     load.keys
         .iter()
-        .map(|key| {
-            let link = cache.links.get(&key.triple()?)?;
-            key.said(bodies[&link.sequence])
-        })
+        .map(|key| key.said(bodies[&key.loaded(&cache)?]))
         .collect()
 }
 

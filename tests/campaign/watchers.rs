@@ -14,10 +14,11 @@ use std::{
 use fastrand::Rng;
 use lattice_gateway::proto::{
     Consistency, Entry, ListClaimsRequest, ListConfigsRequest, ListInterfaceLinksRequest,
-    ListLinkDefinitionsRequest, WatchRequest, WatchResponse, claims_service_client::ClaimsServiceClient,
-    config_service_client::ConfigServiceClient, consistency::Requirement, entry,
-    interface_link_service_client::InterfaceLinkServiceClient,
-    link_definition_service_client::LinkDefinitionServiceClient, watch_service_client::WatchServiceClient,
+    ListLinkDefinitionsRequest, ListOciReferencesRequest, WatchRequest, WatchResponse,
+    claims_service_client::ClaimsServiceClient, config_service_client::ConfigServiceClient,
+    consistency::Requirement, entry, interface_link_service_client::InterfaceLinkServiceClient,
+    link_definition_service_client::LinkDefinitionServiceClient,
+    oci_reference_service_client::OciReferenceServiceClient, watch_service_client::WatchServiceClient,
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -183,7 +184,16 @@ impl Watchers {
                 let mut client = LinkDefinitionServiceClient::new(gate());
                 let page = client.list_link_definitions(request).await?.into_inner();
                 let links = wrapped(page.link_definitions, entry::Entry::LinkDefinition);
-                [claims, links].concat()
+                let request = ListOciReferencesRequest {
+                    lattice: LATTICE.to_owned(),
+                    page_size,
+                    consistency,
+                    ..ListOciReferencesRequest::default()
+                };
+                let mut client = OciReferenceServiceClient::new(gate());
+                let page = client.list_oci_references(request).await?.into_inner();
+                let references = wrapped(page.oci_references, entry::Entry::OciReference);
+                [claims, links, references].concat()
             }
             Layout::Component => {
                 let request = ListInterfaceLinksRequest {
@@ -246,7 +256,10 @@ fn by_identity(entries: impl Iterator<Item = impl Borrow<Entry>>) -> BTreeMap<St
             entry::Entry::LinkDefinition(link) => (format!("link {}", link.actor_id), format!("{link:?}")),
             entry::Entry::NamedConfig(config) => (format!("config {}", config.name), format!("{config:?}")),
             entry::Entry::Claims(claims) => (format!("claims {}", claims.public_key), format!("{claims:?}")),
-            reference @ entry::Entry::OciReference(_) => (format!("{reference:?}"), String::new()),
+            entry::Entry::OciReference(reference) => (
+                format!("reference {}", reference.oci_url),
+                format!("{reference:?}"),
+            ),
         })
     });
     told.collect()

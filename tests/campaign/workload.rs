@@ -406,11 +406,8 @@ impl Workload {
     }
 
     fn some_write(&self, rng: &mut Rng, key: usize) -> Write {
-        let action = if rng.u8(..10) < 8 {
-            Action::Put
-        } else {
-            Action::Delete
-        };
+        let deletes = rng.u8(..10) >= 8 && self.keys[key].can_be_deleted();
+        let action = if deletes { Action::Delete } else { Action::Put };
         let etag = self.etags.lock().some(key, rng);
         let (condition, etag) = match (rng.u8(..10), etag) {
             (0..=2, Some((etag, writer))) => (Condition::Is(writer), Some(etag)),
@@ -752,7 +749,8 @@ impl Workload {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let action = if rng.u8(..4) == 0 {
+            let deletes = rng.u8(..4) == 0 && self.keys[key].can_be_deleted();
+            let action = if deletes {
                 Action::ForeignDelete
             } else {
                 Action::ForeignPut

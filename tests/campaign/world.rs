@@ -329,7 +329,7 @@ impl Gateway {
              [lattices.{LATTICE}]\ntrusted_issuers = [\"*\"]\nsettle = \"{settle}ms\"\n\
              [callers.campaign]\ntoken_sha256 = [\"{token}\"]\n\
              grants = [{{ lattices = [\"{LATTICE}\"], verbs = [\"read\", \"values:read\", \"watch\", \"links:write\", \
-             \"claims:write\", \"claims:write-unsigned\", \"config:write\"] }}]\n"
+             \"claims:write\", \"refs:write\", \"claims:write-unsigned\", \"config:write\"] }}]\n"
         )
     }
 
