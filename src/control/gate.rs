@@ -1,10 +1,10 @@
 //! What goes to a stream at a time, and who waits for its turn.
 //!
 //! A stream takes no more for being asked more: what is too much only waits there, where nobody can tell any more whether it
-//! was applied. So only as much is in flight as was done lately within about twice the stream's own shortest time, which every round
-//! of calls finds out anew. The others wait here, where they are known not to be applied; who would wait for longer than is
-//! bearable is refused at once. Once for `STANDING` somebody always waited, that is the configured time; before that it is
-//! `BURST` times as long, since what comes all at once is soon done.
+//! was applied. So only as much is in flight as was done lately within about twice the stream's own shortest time, which every
+//! round of calls finds out anew, and a part of what a call may have to wait. The others wait here, where they are known not to be
+//! applied; who would wait for longer than is bearable is refused at once. Once for `STANDING` somebody always waited, that is the
+//! configured time; before that it is `BURST` times as long, since what comes all at once is soon done.
 //!
 //! A stream that is silent for `SILENCE_MAX` while calls are in flight is taken not to answer: who needs it is refused, but for one
 //! each `PROBE_INTERVAL`, until a call is answered.
@@ -23,8 +23,9 @@ use crate::telemetry::{Metrics, TurnedAway};
 
 /// What a call may take at the stream: so many times its shortest, since calls differ and so do moments, ...
 const SPREAD: u32 = 2;
-/// ... and so much longer.
-const SLACK: Duration = Duration::from_millis(3);
+/// ... and so much of what a call may have to wait longer: what is in flight together is sent and acknowledged together, which
+/// costs less. A fixed 3 ms kept 30 in flight at a stream that took 9,000 a second, a quarter less than it took without a gate.
+const SLACK: f64 = 0.1;
 /// In flight, before anything is known of the stream.
 const FIRST: usize = 64;
 const LEAST: usize = 4;
@@ -300,7 +301,7 @@ impl Gate {
         state.round.ended += 1;
         state.round.total += time;
         state.round.least = state.round.least.min(time);
-        if let Some(limit) = state.learn(now) {
+        if let Some(limit) = state.learn(now, self.wait_max) {
             self.set_limit(state, limit);
         }
     }
@@ -363,7 +364,7 @@ impl State {
     }
 
     /// At the end of a round, how many may be in flight from now on.
-    fn learn(&mut self, now: Instant) -> Option<usize> {
+    fn learn(&mut self, now: Instant, wait_max: Duration) -> Option<usize> {
         let round = self.round;
         let size = match self.rest {
             Rest::Draining(limit) => limit,
@@ -405,7 +406,8 @@ impl State {
             return None;
         }
         // The gradient of the time over what is in flight.
-        let gradient = (shortest * SPREAD + SLACK).as_secs_f64() / self.usual.as_secs_f64().max(1e-6);
+        let bearable = shortest * SPREAD + wait_max.mul_f64(SLACK);
+        let gradient = bearable.as_secs_f64() / self.usual.as_secs_f64().max(1e-6);
         let limit = scaled(self.limit, gradient.clamp(0.5, 2.0));
         if let Rest::None(since) = self.rest
             && now.duration_since(since) > REST_INTERVAL

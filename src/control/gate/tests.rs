@@ -179,7 +179,7 @@ async fn a_stream_that_is_rested_shows_that_it_has_become_slower() {
             waited: u32::try_from(limit).unwrap() * 2,
             most: limit,
         };
-        if let Some(limit) = state.learn(now) {
+        if let Some(limit) = state.learn(now, WAIT) {
             gate.set_limit(&mut state, limit);
         }
         limits.push(state.limit);
