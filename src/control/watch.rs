@@ -351,12 +351,9 @@ impl Watch {
 
     /// What changed since before the snapshot, of this stream and then of those behind it, or that nothing did; one that cannot
     /// go on by changes is in another phase behind this. A snapshot of several streams may hold what is told again of each, so
-    /// that the view is of no one revision until all are told: what is told before is partial.
+    /// that the view is of no one revision until all are told: what is told before is partial. Read for this watch alone: what
+    /// another one was told from the same place may be older than the end of this one's snapshot.
     fn catch_up(&mut self, stream: usize) -> Result<Option<Bytes>, ControlError> {
-        if self.streams.len() < 2 {
-            self.phase = Phase::Following;
-            return self.sign_of_life();
-        }
         let mut later = stream.saturating_add(1)..self.streams.len();
         let behind = later.find(|later| self.has_news(*later));
         if !self.is_there(stream)? {

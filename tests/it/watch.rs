@@ -189,6 +189,42 @@ async fn behind_a_snapshot_of_two_streams_the_view_is_whole_once_both_are_told()
 }
 
 #[tokio::test]
+async fn what_a_watch_missed_of_its_snapshot_is_told_once_whatever_others_were_told_from_there() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::dev(&nats).await;
+    let mut actors = (0..400).map(|_| keys::actor()).collect::<Vec<_>>();
+    actors.sort();
+    let put = async |actor: &str, value: &str| {
+        let mut put = put_link(link(actor, PROVIDER, value));
+        let values = &mut put.link_definition.as_mut().unwrap().values;
+        values.insert("padding".to_owned(), "x".repeat(16_000));
+        gateway.put(put).await.unwrap();
+    };
+    join_all(actors.iter().map(|actor| put(actor, "before"))).await;
+    let [mut quick, mut slow] = [
+        gateway.watch(watch_all()).await.unwrap(),
+        gateway.watch(watch_all()).await.unwrap(),
+    ];
+    slow.next().await.unwrap();
+    quick.until("the view stands", |view| view.is_consistent).await;
+    let [first, .., last] = &*actors else {
+        unreachable!("there are hundreds");
+    };
+    put(first, "meanwhile").await;
+    let has = |view: &View, actor: &str| value_of(view, actor).as_deref() == Some("meanwhile");
+    quick.until("the change", |view| has(view, first)).await;
+    // Of the slow one's snapshot more is still to come than its window takes, this one at its end.
+    put(last, "meanwhile").await;
+    slow.until("the view stands", |view| view.is_consistent).await;
+    assert!(has(&slow.view, first) && has(&slow.view, last));
+    put(first, "afterwards").await;
+    slow.until("a change", |view| {
+        value_of(view, first).as_deref() == Some("afterwards")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_told_in_part_is_told_to_its_end_before_another_stream() {
     let nats = Nats::start().await;
     let gateway = TestGateway::dev_with(&nats, Layout::Component).await;
