@@ -177,7 +177,7 @@ pub struct Connection {
     /// The connect whose server was found new enough.
     judged: Arc<AtomicU64>,
     requests: Arc<Requests>,
-    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+    violations: Arc<Mutex<Violations>>,
     _giving_up: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -191,7 +191,7 @@ impl Connection {
             losses: 0,
             violations: 0,
         });
-        let violations = Arc::new(Mutex::new(Vec::new()));
+        let violations = Arc::<Mutex<Violations>>::default();
         let events = EventSink {
             state: Arc::new(sender),
             violations: Arc::clone(&violations),
@@ -347,7 +347,7 @@ impl Connection {
                     if changed.is_err() || now.losses > since.losses {
                         return Err(RequestFailed::Unknown);
                     }
-                    if now.violations > since.violations && is_refused(&self.violations.lock(), subject) {
+                    if self.violations.lock().refuse(subject, since.violations) {
                         return Err(RequestFailed::Forbidden);
                     }
                 }
@@ -401,24 +401,46 @@ fn failed(config: &ConnectionConfig, source: &dyn std::error::Error) -> ConnectE
 async fn give_up_for_ever(
     requests: Arc<Requests>,
     mut state: watch::Receiver<State>,
-    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+    violations: Arc<Mutex<Violations>>,
 ) {
     while state.changed().await.is_ok() {
         let now = state.borrow_and_update().moment();
-        requests.give_up(now, |subject| is_refused(&violations.lock(), subject));
+        requests.give_up(now, |subject, since| violations.lock().refuse(subject, since));
     }
 }
 
-/// Whether NATS has refused the gateway's user on the subject lately.
-fn is_refused(violations: &[(Instant, String)], subject: &str) -> bool {
-    let quoted = format!("\"{subject}\"");
-    violations.iter().any(|(_, text)| text.contains(&quoted))
+/// What NATS refused the gateway's user lately.
+#[derive(Debug, Default)]
+struct Violations {
+    /// Of all times.
+    count: u64,
+    /// The last ones, with what the count was behind each.
+    lately: Vec<(u64, Instant, String)>,
+}
+
+impl Violations {
+    /// Notes one more; gives their count.
+    fn note(&mut self, text: String) -> u64 {
+        let now = Instant::now();
+        self.count += 1;
+        self.lately
+            .retain(|(_, at, _)| now.duration_since(*at) < VIOLATION_MEMORY);
+        self.lately.push((self.count, now, text));
+        self.count
+    }
+
+    /// Whether NATS refused the subject since there were so many of them.
+    fn refuse(&self, subject: &str, since: u64) -> bool {
+        let quoted = format!("\"{subject}\"");
+        let mut later = self.lately.iter().rev().take_while(|(count, ..)| *count > since);
+        later.any(|(.., text)| text.contains(&quoted))
+    }
 }
 
 #[derive(Clone)]
 struct EventSink {
     state: Arc<watch::Sender<State>>,
-    violations: Arc<Mutex<Vec<(Instant, String)>>>,
+    violations: Arc<Mutex<Violations>>,
 }
 
 impl EventSink {
@@ -442,8 +464,8 @@ impl EventSink {
             }
             Event::ServerError(ServerError::Other(text)) if text.contains("ermissions Violation") => {
                 error!(%text, "NATS refuses the gateway's user");
-                self.remember_violation(text);
-                self.state.send_modify(|state| state.violations += 1);
+                let count = self.violations.lock().note(text);
+                self.state.send_modify(|state| state.violations = count);
             }
             Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) | Event::LameDuckMode => {
                 warn!(%event, "NATS");
@@ -456,13 +478,6 @@ impl EventSink {
             state.status = Status::Away;
             state.losses += 1;
         });
-    }
-
-    fn remember_violation(&self, text: String) {
-        let now = Instant::now();
-        let mut violations = self.violations.lock();
-        violations.retain(|(at, _)| now.duration_since(*at) < VIOLATION_MEMORY);
-        violations.push((now, text));
     }
 }
 
@@ -555,5 +570,19 @@ mod tests {
         assert!(!is_below_floor("2.10.20"));
         assert!(!is_below_floor("2.10.25-RC.1"));
         assert!(!is_below_floor("2.15.1"));
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_of_what_was_sent_after_it() {
+        let mut violations = Violations::default();
+        let refused = violations.note("Permissions Violation for Publish to \"lc.default.a\"".to_owned());
+        assert!(violations.refuse("lc.default.a", refused - 1));
+        assert!(
+            !violations.refuse("lc.default.a", refused),
+            "it was refused before"
+        );
+        let other = violations.note("Permissions Violation for Publish to \"lc.default.b\"".to_owned());
+        assert!(!violations.refuse("lc.default.a", refused));
+        assert!(violations.refuse("lc.default.b", refused) && !violations.refuse("lc.default.b", other));
     }
 }

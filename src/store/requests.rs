@@ -20,13 +20,16 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
     task::yield_now,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::RequestFailed;
 
 type Answer = Result<Message, RequestFailed>;
+
+/// NATS tells of a refusal by the subject alone, and by then.
+const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the connection had gone through when a request began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ struct Shared {
     /// Names the next request; a name never comes again, so that a late answer is nobody else's.
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, Waiting>>,
+    /// When requests were sent and then given up without an answer, by their subjects.
+    unanswered: Mutex<HashMap<String, Instant>>,
     outbox: Mutex<Vec<Outgoing>>,
     is_due: Notify,
 }
@@ -140,10 +145,15 @@ impl Requests {
             .unwrap_or(Err(RequestFailed::Unknown))
     }
 
-    /// Ends requests that have lost their hope for an answer, now that the connection has gone through this.
-    pub(super) fn give_up(&self, now: Moment, is_forbidden: impl Fn(&str) -> bool) {
+    /// Ends requests that have lost their hope for an answer, now that the connection has gone through this. `is_forbidden`
+    /// tells whether NATS refused a subject since there were so many violations.
+    pub(super) fn give_up(&self, now: Moment, is_forbidden: impl Fn(&str, u64) -> bool) {
+        let unanswered = self.shared.unanswered.lock();
         let failure = |waiting: &Waiting| {
-            if now.violations > waiting.since.violations && is_forbidden(&waiting.subject) {
+            let since = waiting.since.violations;
+            // Else the refusal may be of an earlier one, and this one be stored.
+            let is_of_this = || !unanswered.contains_key(waiting.subject.as_str());
+            if now.violations > since && is_of_this() && is_forbidden(&waiting.subject, since) {
                 return Some(RequestFailed::Forbidden);
             }
             (now.losses > waiting.since.losses).then_some(match waiting.is_handed_over {
@@ -230,7 +240,13 @@ struct Forget<'a>(&'a Shared, u64);
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.0.waiting.lock().remove(&self.1);
+        let waiting = self.0.waiting.lock().remove(&self.1);
+        if let Some(sent) = waiting.filter(|waiting| waiting.is_handed_over) {
+            let now = Instant::now();
+            let mut unanswered = self.0.unanswered.lock();
+            unanswered.retain(|_, since| now.duration_since(*since) < REFUSED_WITHIN);
+            unanswered.insert(sent.subject.to_string(), now);
+        }
     }
 }
 

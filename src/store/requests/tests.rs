@@ -131,7 +131,7 @@ async fn what_a_lost_connection_does_to_a_request_depends_on_whether_it_was_sent
     assert_eq!(unsent.await.err(), Some(RequestFailed::NotConnected));
     let losing = async {
         asked.next().await.unwrap();
-        stand.requests.give_up(lost, |_| false);
+        stand.requests.give_up(lost, |_, _| false);
     };
     let ((), sent) = tokio::join!(losing, stand.ask("first", PATIENCE));
     assert_eq!(sent, Err(RequestFailed::Unknown));
@@ -147,10 +147,10 @@ async fn a_refusal_ends_the_requests_to_its_subject_alone() {
     };
     let refusing = async {
         let request = asked.next().await.unwrap();
-        stand.requests.give_up(refused, |subject| subject == "another");
+        stand.requests.give_up(refused, |subject, _| subject == "another");
         stand.answer(&request, &request.payload).await;
         asked.next().await.unwrap();
-        stand.requests.give_up(refused, |subject| subject == "asked");
+        stand.requests.give_up(refused, |subject, _| subject == "asked");
     };
     let asking = async {
         let answered = stand.ask("first", PATIENCE).await;
@@ -159,4 +159,24 @@ async fn a_refusal_ends_the_requests_to_its_subject_alone() {
     let ((), (first, second)) = tokio::join!(refusing, asking);
     assert_eq!(first.unwrap(), "first");
     assert_eq!(second, Err(RequestFailed::Forbidden));
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_be_of_one_that_was_given_up_ends_no_later_one() {
+    let stand = Stand::start().await;
+    let mut asked = stand.listen("asked").await;
+    let given_up = stand.ask("first", Duration::from_millis(20)).await;
+    assert_eq!(given_up, Err(RequestFailed::Unknown));
+    let refused = Moment {
+        violations: 1,
+        ..BEGINNING
+    };
+    let refusing = async {
+        asked.next().await.unwrap();
+        let request = asked.next().await.unwrap();
+        stand.requests.give_up(refused, |_, _| true);
+        stand.answer(&request, &request.payload).await;
+    };
+    let ((), answer) = tokio::join!(refusing, stand.ask("second", PATIENCE));
+    assert_eq!(answer.unwrap(), "second");
 }
