@@ -4,9 +4,12 @@ ARGS ?=
 VENV_PYTHON = .tools/venv/bin/python
 # Names the nats-server of this machine, or one that is fetched, for what follows it in a recipe.
 WITH_NATS = NATS_SERVER="$$($(PYTHON) tools/setup.py nats-server)" && export NATS_SERVER &&
+BUF = "$$($(PYTHON) tools/setup.py buf)"
+# The contract as callers have it, without which nobody could tell what breaks it.
+ACCEPTED = proto/accepted.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc bench bench-check clean-tools
+.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto proto-accept bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +35,7 @@ compat: ## Run the tests on every version of nats-server the gateway is for. ARG
 fuzz: ## Feed every parser with made-up input. RUNS=, TARGET=, JOBS= choose; INPUT=FILE runs one that failed.
 	@$(PYTHON) tools/fuzz.py $(RUNS:%=--runs %) $(TARGET:%=--target %) $(JOBS:%=--jobs %) $(INPUT:%=--input %)
 
-lint: lint-format lint-clippy lint-doc ## Check formatting, lints and docs, warnings as errors.
+lint: lint-format lint-clippy lint-doc lint-proto ## Check formatting, lints, docs and the contract, warnings as errors.
 
 lint-format:
 	cargo fmt --check
@@ -45,6 +48,12 @@ lint-clippy:
 
 lint-doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+
+lint-proto:
+	@buf=$(BUF) && $$buf format --diff --exit-code --path proto/lattice && $$buf lint && $$buf breaking --against $(ACCEPTED)
+
+proto-accept: ## Take proto/ for what callers have, at a release: what breaks it fails from then on.
+	@buf=$(BUF) && $$buf build --exclude-source-info --output $(ACCEPTED)
 
 bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)

