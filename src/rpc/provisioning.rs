@@ -71,25 +71,29 @@ fn placement(chosen: &proto::Placement, violations: &mut Violations) -> Option<P
         let empty = Invalid::Rule("needs a cluster or tags; leave it out for any server");
         return violations.check("placement", Err(empty));
     }
-    if chosen.tags.len() > TAGS_MAX {
-        return violations.check("placement.tags", Err(Invalid::Rule("has more than 16 tags")));
-    }
     let cluster = match chosen.cluster.as_str() {
         "" => Some(None),
         name => violations
             .check("placement.cluster", identifier::server_word(name))
             .map(Some),
     };
-    let tags = chosen.tags.iter().enumerate();
-    let tags = tags.map(|(index, tag)| {
+    let tags = tags(&chosen.tags, violations);
+    Some(Placement {
+        cluster: cluster?,
+        tags: tags?,
+    })
+}
+
+fn tags(given: &[String], violations: &mut Violations) -> Option<Vec<Box<str>>> {
+    if given.len() > TAGS_MAX {
+        return violations.check("placement.tags", Err(Invalid::Rule("has more than 16 tags")));
+    }
+    let tags = given.iter().enumerate().map(|(index, tag)| {
         violations.check(&format!("placement.tags[{index}]"), identifier::server_word(tag))
     });
     // Each of them is judged.
     let tags = tags.collect::<Vec<_>>();
-    Some(Placement {
-        cluster: cluster?,
-        tags: tags.into_iter().collect::<Option<_>>()?,
-    })
+    tags.into_iter().collect()
 }
 
 fn max_bytes(bytes: u64) -> Result<Option<i64>, Invalid> {
