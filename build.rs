@@ -3,9 +3,12 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost_types::FileDescriptorSet;
+use protox::prost_reflect::{DynamicMessage, ReflectMessage, Value, prost::Message};
 
 const PROTO_ROOT: &str = "proto";
 const PACKAGE_DIR: &str = "proto/lattice/control/v1";
+/// The rules of fields are for clients: they travel with the descriptors, and no code is made of them.
+const RULES: &str = "buf.validate";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");
@@ -23,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_source_info(true)
         .open_files(&files)?;
 
-    let encoded = compiler.encode_file_descriptor_set();
+    let encoded = without_comments_on_rules(&compiler.encode_file_descriptor_set())?;
     fs::write(out_dir.join("descriptor_set.bin"), &encoded)?;
 
     generate_grpc(compiler.file_descriptor_set())?;
@@ -34,7 +37,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn generate_grpc(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+/// They would be more than all the rest.
+fn without_comments_on_rules(encoded: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    // Options that are extensions stay, unlike in the generated type.
+    let mut set = DynamicMessage::decode(FileDescriptorSet::default().descriptor(), encoded)?;
+    let files = set.get_field_by_name_mut("file").and_then(Value::as_list_mut);
+    for file in files.into_iter().flatten().filter_map(Value::as_message_mut) {
+        let package = file.get_field_by_name("package");
+        if package.is_some_and(|package| package.as_str() == Some(RULES)) {
+            file.clear_field_by_name("source_code_info");
+        }
+    }
+    Ok(set.encode_to_vec())
+}
+
+fn generate_grpc(mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    descriptors.file.retain(|file| file.package() != RULES);
     tonic_prost_build::configure()
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")

@@ -41,7 +41,7 @@ BUF = TOOLS / "bin" / "buf"
 
 PROTO = ROOT / "proto"
 PINS = ROOT / "tests" / "python" / "requirements.txt"
-PYTHON_FLOOR = (3, 10)
+PYTHON_FLOOR = (3, 11)
 VENV = TOOLS / "venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STUBS = TOOLS / "python-stubs"

@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterator
 
 import grpc
 import yaml
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -170,13 +171,20 @@ class EveryRpc(unittest.TestCase):
         self.assertEqual(set(rpc_paths()) - CALLED.paths, set())
 
 
-def rpc_paths() -> Iterator[str]:
+def rpcs() -> Iterator[MethodDescriptor]:
     for module in pkgutil.iter_modules(lattice.control.v1.__path__):
         if module.name.endswith("_pb2"):
             descriptor = importlib.import_module(f"lattice.control.v1.{module.name}").DESCRIPTOR
             for service in descriptor.services_by_name.values():
-                for method in service.methods:
-                    yield f"/{service.full_name}/{method.name}"
+                yield from service.methods
+
+
+def rpc_path(rpc: MethodDescriptor) -> str:
+    return f"/{rpc.containing_service.full_name}/{rpc.name}"
+
+
+def rpc_paths() -> Iterator[str]:
+    return map(rpc_path, rpcs())
 
 
 class ClientTest(unittest.TestCase):
