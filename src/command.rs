@@ -3,7 +3,12 @@
 mod health_check;
 mod nats_permissions;
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
@@ -21,6 +26,7 @@ use crate::{
     control::lattices::{Layout, NewLattice, Storage},
     dev::{DevServer, NatsServer},
     domain::LatticeName,
+    proto::FILE_DESCRIPTOR_SET,
     systemd,
     telemetry::{self, LogFormat, traces},
 };
@@ -50,6 +56,8 @@ enum Action {
     Token,
     /// Prints the permissions of NATS users that let the gateway in and keep everybody but hosts from writing lattices.
     NatsPermissions(NatsPermissions),
+    /// Writes the API's descriptors, a binary `FileDescriptorSet`, for clients that neither compile the proto nor use reflection.
+    DescriptorSet,
     /// Asks a gateway that runs on this machine whether it can serve: exit code 0 if so, else 1.
     #[command(name = "healthcheck")]
     HealthCheck(HealthCheck),
@@ -159,6 +167,7 @@ impl Command {
             Action::Explain(explain) => explain.run(),
             Action::Token => token(),
             Action::NatsPermissions(permissions) => permissions.run(),
+            Action::DescriptorSet => descriptor_set(),
             Action::HealthCheck(check) => check.run(),
         }
     }
@@ -238,6 +247,19 @@ fn token() -> ExitCode {
     let sha256 = HEXLOWER.encode(&Sha256::digest(&token));
     say(&format!("token:        {token}\ntoken_sha256: {sha256}"));
     ExitCode::SUCCESS
+}
+
+/// With comments, routes over HTTP and the rules of fields.
+fn descriptor_set() -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let way_out = "writes binary data; give it a file: lattice-gateway descriptor-set > lattice.binpb";
+        return fail(way_out, EX_USAGE);
+    }
+    match out.write_all(FILE_DESCRIPTOR_SET).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("the descriptors cannot be written: {error}"), 1),
+    }
 }
 
 impl Dev {

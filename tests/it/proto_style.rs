@@ -3,8 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    process::Command,
 };
 
+use lattice_gateway::proto::PACKAGE;
+use prost_reflect::DescriptorPool;
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
     FileDescriptorProto, MessageOptions, MethodDescriptorProto,
@@ -196,6 +199,37 @@ fn every_rpc_has_a_request_and_a_response_of_its_own() {
         used,
         "a request or response of no RPC"
     );
+}
+
+#[test]
+fn the_descriptor_set_is_written_with_comments_routes_and_rules() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"));
+    let written = command.arg("descriptor-set").output().unwrap();
+    assert!(written.status.success(), "{written:?}");
+    let pool = DescriptorPool::decode(&*written.stdout).unwrap();
+    let [rules, routes] =
+        ["buf.validate.field", "google.api.http"].map(|name| pool.get_extension_by_name(name).unwrap());
+    let files = pool.files().filter(|file| file.package_name() == PACKAGE);
+    for file in files {
+        assert!(file.file_descriptor_proto().source_code_info.is_some());
+        for message in file
+            .messages()
+            .filter(|message| message.name().ends_with("Request"))
+        {
+            if let Some(lattice) = message.get_field_by_name("lattice") {
+                assert!(lattice.options().has_extension(&rules), "{}", message.name());
+            }
+        }
+        for method in file
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+        {
+            assert_eq!(
+                method.options().has_extension(&routes),
+                !method.is_client_streaming()
+            );
+        }
+    }
 }
 
 /// The number that a field has wherever it stands, by where it stands.
