@@ -9,7 +9,7 @@ BUF = "$$($(PYTHON) tools/setup.py buf)"
 ACCEPTED = proto/accepted.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto proto-accept bench bench-check clean-tools
+.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto proto-accept api-docs bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,9 +51,13 @@ lint-doc:
 
 lint-proto:
 	@buf=$(BUF) && $$buf format --diff --exit-code --path proto/lattice && $$buf lint && $$buf breaking --against $(ACCEPTED)
+	@$(PYTHON) tools/api_docs.py --check
 
 proto-accept: ## Take proto/ for what callers have, at a release: what breaks it fails from then on.
 	@buf=$(BUF) && $$buf build --exclude-source-info --output $(ACCEPTED)
+
+api-docs: ## Write docs/api.md from the comments of proto/.
+	@$(PYTHON) tools/api_docs.py
 
 bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)
