@@ -29,6 +29,12 @@ test: ## Run every test: Rust, then a Python client.
 	@$(PYTHON) tools/setup.py python-client > /dev/null
 	$(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools $(VENV_PYTHON) -m unittest discover --verbose --start-directory tests/python
 
+.PHONY: examples
+examples: ## Run the example clients of every language against a gateway. ARGS='python curl' are some of them.
+	cargo build --bins
+	@$(PYTHON) tools/setup.py python-client > /dev/null
+	@$(WITH_NATS) exec $(PYTHON) tools/examples.py $(ARGS)
+
 compat: ## Run the tests on every version of nats-server the gateway is for. ARGS='--facts-only' is the short form.
 	@$(PYTHON) tools/compat.py $(ARGS)
 
@@ -40,6 +46,7 @@ lint: lint-format lint-clippy lint-doc lint-proto ## Check formatting, lints, do
 lint-format:
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path examples/clients/rust/Cargo.toml
 
 lint-clippy:
 	cargo clippy --all-targets -- -D warnings

@@ -1,29 +1,32 @@
-"""Starts the built `lattice-gateway dev` and waits until it serves. For `run.py` and the Python tests."""
+"""Starts the built `lattice-gateway dev` and waits until it serves. For the other tools and the Python tests."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 from pathlib import Path
-from typing import IO
+from typing import IO, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARIES = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
 EXAMPLE = ROOT / "examples" / "lattice"
 
 READY_SECONDS = 60
+FREE_PORTS = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
 
 
 class NotServing(Exception):
     """The gateway ended, or did not come up in time."""
 
 
-def start(args: list[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+def start(args: list[str], log: IO[bytes] | None = None, binaries: Path = BINARIES) -> subprocess.Popen[bytes]:
     """Starts it; SIGTERM ends it and its nats-server. It logs to `log`, or else to our standard error."""
     return subprocess.Popen(
-        [BINARIES / "lattice-gateway", "dev", *args],
+        [binaries / "lattice-gateway", "dev", *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -40,3 +43,19 @@ def wait_ready(gateway: subprocess.Popen[bytes]) -> dict[str, str]:
         return json.loads(line)
     gateway.terminate()
     raise NotServing(f"lattice-gateway dev did not come up (exit code {gateway.wait()})")
+
+
+@contextlib.contextmanager
+def stopped_behind(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def new_token(binaries: Path = BINARIES) -> tuple[str, str]:
+    """A token and its hash."""
+    told = subprocess.run([binaries / "lattice-gateway", "token"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    values = dict(re.split(r":\s+", line, maxsplit=1) for line in told.splitlines())
+    return values["token"], values["token_sha256"]

@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
 SERVICE_CONFIG = (Path(__file__).parent / "service-config.json").read_text()
-NOT_APPLIED = {"BACKEND_UNAVAILABLE", "SHUTTING_DOWN"}
+NOT_APPLIED = {"BACKEND_UNAVAILABLE", "OVERLOADED", "SHUTTING_DOWN"}
 # No reason: the gateway did not answer. Then it may have been applied, whatever the code is.
 MAY_BE_APPLIED = {"OUTCOME_UNKNOWN", ""}
 
