@@ -18,6 +18,8 @@ import sys
 import dev_gateway
 from dev_gateway import BINARIES, EXAMPLE, ROOT
 
+# Options by which the gateway tells about itself and serves nothing.
+TELLING = {"-h", "--help", "-V", "--version"}
 DEFAULT_LISTENERS = {"--listen": ("127.0.0.1", 7400), "--admin-listen": ("127.0.0.1", 7401)}
 
 
@@ -72,6 +74,8 @@ def say_what_next(ready: dict[str, str]) -> None:
 
 def main() -> int:
     args = sys.argv[1:]
+    if TELLING.intersection(args):
+        return subprocess.run([BINARIES / "lattice-gateway", "dev", *args]).returncode
     refuse_taken_ports(args)
     print(f"$ {shlex.join(['lattice-gateway', 'dev', *args])}", flush=True)
     gateway = dev_gateway.start(args)
