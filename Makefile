@@ -69,6 +69,11 @@ api-docs: ## Write docs/api.md from the comments of proto/.
 bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)
 
+.PHONY: start-time
+start-time: ## Measure the release build: how large it is, and how soon it serves. ARGS='--runs 50' starts it more often.
+	cargo build --release --bins
+	@$(WITH_NATS) exec $(PYTHON) tools/start_time.py $(ARGS)
+
 bench-check: ## Run every part of the benchmarks once, in a debug build: whether they work, not how fast anything is.
 	$(WITH_NATS) cargo test --bench gateway -- --quick --out target/bench
 
