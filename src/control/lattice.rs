@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{
     Clock, ControlError, Deadline,
@@ -26,7 +26,7 @@ use crate::{
         mirror::{Contents, Mirror, Told},
         publish::{self, Outgoing, Published},
     },
-    telemetry::{StreamState, traces},
+    telemetry::StreamState,
 };
 
 /// For how long before a migration was noticed acknowledged writes are listed as at risk.
@@ -112,10 +112,9 @@ impl Lattice {
         }
     }
 
-    /// Publishes, and counts what became of it.
-    pub(super) async fn publish(&self, outgoing: Outgoing<'_>, timeout: Duration) -> Published {
+    /// Publishes in this span, and counts what became of it.
+    pub(super) async fn publish(&self, outgoing: Outgoing<'_>, timeout: Duration, span: Span) -> Published {
         let began = Instant::now();
-        let span = traces::publish(outgoing.subject);
         let publish = publish::publish(self.api.connection(), outgoing, timeout);
         let published = publish.instrument(span).await;
         let metrics = &self.effects.metrics;

@@ -24,7 +24,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 pub(super) use self::acknowledged::Acknowledged;
 pub use self::acknowledged::UndoneEdit;
@@ -67,6 +67,8 @@ struct Edit {
     /// Where it was applied, if it was and then undone.
     undone: Option<u64>,
     deadline: Deadline,
+    /// The call's, which the publish is shown with.
+    span: Span,
     answer: oneshot::Sender<Result<Edited, ControlError>>,
 }
 
@@ -207,6 +209,7 @@ impl Lattice {
                 mutation: Arc::clone(mutation),
                 undone,
                 deadline,
+                span: Span::current(),
                 answer,
             };
             if let Some(queue) = waiting.by_source.get_mut(&id.source_id) {

@@ -40,6 +40,7 @@ use crate::{
         mirror::{Contents, Standing, State, View, Winner},
         publish::{self, Outgoing, Probed, Published, Refused},
     },
+    telemetry::traces,
 };
 
 /// Bytes in a stored body, at most.
@@ -406,7 +407,8 @@ impl Attempt<'_> {
             body,
         };
         let timeout = self.lattice.ack_timeout.min(self.deadline.left());
-        let published = self.lattice.publish(outgoing, timeout).await;
+        let span = traces::publish(outgoing.subject);
+        let published = self.lattice.publish(outgoing, timeout, span).await;
         self.fresh = None;
         match published {
             Published::Stored(sequence) => {
@@ -555,7 +557,8 @@ impl Attempt<'_> {
             marker: None,
             body,
         };
-        match self.lattice.publish(outgoing, self.lattice.ack_timeout).await {
+        let (timeout, span) = (self.lattice.ack_timeout, traces::publish(subject));
+        match self.lattice.publish(outgoing, timeout, span).await {
             Published::Stored(expected_sequence) => Publish {
                 expected_sequence,
                 ..due

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use opentelemetry::{
     KeyValue,
     propagation::{Extractor, Injector, TextMapPropagator},
-    trace::TracerProvider,
+    trace::{TraceContextExt, TracerProvider},
 };
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{
@@ -113,6 +113,27 @@ pub fn answered(span: &Span, code: &str) {
 /// The span of a publish, under its call's.
 pub fn publish(subject: &str) -> Span {
     tracing::debug_span!("publish", subject, otel.kind = "producer")
+}
+
+/// The span of a publish that calls share: under the first of them that is kept, and linked with the others, both ways.
+pub fn shared_publish(subject: &str, calls: &[&Span]) -> Span {
+    if !are_sent() {
+        return publish(subject);
+    }
+    let context = |span: &Span| span.context().span().span_context().clone();
+    let mut kept = Vec::<&Span>::new();
+    for call in calls {
+        if context(call).is_sampled() && !kept.contains(call) {
+            kept.push(call);
+        }
+    }
+    let parent = kept.first().or_else(|| calls.first());
+    let shared = parent.map_or_else(Span::none, |call| call.in_scope(|| publish(subject)));
+    for call in kept.iter().skip(1) {
+        shared.add_link(context(call));
+        call.add_link(context(&shared));
+    }
+    shared
 }
 
 /// Gives a message the context of the span that it is published in.

@@ -8,7 +8,11 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use lattice_gateway::proto::link_definition_service_client::LinkDefinitionServiceClient;
+use futures_util::future::join_all;
+use lattice_gateway::proto::{
+    InterfaceLink, interface_link_service_client::InterfaceLinkServiceClient,
+    link_definition_service_client::LinkDefinitionServiceClient,
+};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -22,14 +26,14 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
-    transport::{Endpoint, Server},
+    transport::{Channel, Endpoint, Server},
 };
 
 use crate::harness::{
     Nats,
     api::{ACTOR, PROVIDER},
     gateway::caller,
-    link, put_link, until,
+    interface_link, link, put_interface_link, put_link, until,
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -80,9 +84,13 @@ struct Gateway {
 
 impl Gateway {
     fn serving(text: &str) -> Self {
+        Self::with_lattice(text, "")
+    }
+
+    fn with_lattice(text: &str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.toml");
-        let lattice = "[lattices.default]\ntrusted_issuers = [\"*\"]\n";
+        let lattice = format!("[lattices.default]\ntrusted_issuers = [\"*\"]\n{settings}\n");
         let caller = caller("tests", TOKEN, &["default"], "read links:write");
         std::fs::write(&file, format!("{text}\n{LOG}{lattice}{caller}")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
@@ -90,6 +98,8 @@ impl Gateway {
             .arg("--config")
             .arg(&file)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            // Milliseconds until spans are sent.
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -101,19 +111,40 @@ impl Gateway {
     }
 
     async fn put(&self, traceparent: &str) {
-        let channel = Endpoint::from_shared(self.url.clone()).unwrap().connect_lazy();
-        let client = LinkDefinitionServiceClient::new(channel);
+        let client = LinkDefinitionServiceClient::new(self.channel());
         // The first one may come before NATS is connected.
         until("the link is put", async || {
-            let mut put = Request::new(put_link(link(ACTOR, PROVIDER, traceparent)));
-            let metadata = put.metadata_mut();
-            metadata.insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
-            metadata.insert("traceparent", traceparent.parse().unwrap());
-            metadata.insert("tracestate", "vendor=1".parse().unwrap());
+            let put = in_trace(put_link(link(ACTOR, PROVIDER, traceparent)), traceparent);
             client.clone().put_link_definition(put).await.ok()
         })
         .await;
     }
+
+    /// A link of the only source, another than before, in a trace that is kept. Whether it is put is no question here.
+    async fn put_interface_link(&self, name: usize, trace: String) {
+        let traceparent = format!("00-{trace}-{CALLERS_SPAN}-01");
+        let link = InterfaceLink {
+            name: format!("link-{name}"),
+            interfaces: vec![format!("call{trace}")],
+            ..interface_link("target")
+        };
+        let put = in_trace(put_interface_link(link), &traceparent);
+        let mut client = InterfaceLinkServiceClient::new(self.channel());
+        drop(client.put_interface_link(put).await);
+    }
+
+    fn channel(&self) -> Channel {
+        Endpoint::from_shared(self.url.clone()).unwrap().connect_lazy()
+    }
+}
+
+fn in_trace<T>(message: T, traceparent: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    metadata.insert("traceparent", traceparent.parse().unwrap());
+    metadata.insert("tracestate", "vendor=1".parse().unwrap());
+    request
 }
 
 impl Drop for Gateway {
@@ -173,6 +204,61 @@ async fn a_call_is_a_span_of_its_callers_trace_and_so_is_its_publish() {
         "{stored}"
     );
     assert!(stored.contains("tracestate: vendor=1\r\n"), "{stored}");
+}
+
+/// Edits of one source that come while another one is carried out share the next publish.
+#[tokio::test]
+async fn a_publish_that_calls_share_is_of_the_first_and_linked_with_the_others() {
+    const AT_ONCE: usize = 8;
+
+    let nats = Nats::start().await;
+    let noted = json!({"metadata": {"lattice-gateway.layout": "component"}});
+    for bucket in ["LATTICEDATA", "CONFIGDATA"] {
+        nats.create_bucket(bucket, "default", noted.clone()).await;
+    }
+    let (receiver, url) = Receiver::start().await;
+    let gateway = Gateway::with_lattice(
+        &format!(
+            "[nats]\nservers = \"{}\"\n[traces]\nendpoint = \"{url}\"\nsample = 0.0",
+            nats.url()
+        ),
+        "settle = \"0s\"",
+    );
+    let mut traces = 0;
+    let shared = until("calls share a publish", async || {
+        let calls = (0..AT_ONCE).map(|name| {
+            traces += 1;
+            gateway.put_interface_link(name, format!("{traces:032x}"))
+        });
+        join_all(calls.collect::<Vec<_>>()).await;
+        let is_shared = |span: &Span| span.kind() == SpanKind::Producer && !span.links.is_empty();
+        receiver.spans().into_iter().find(is_shared)
+    })
+    .await;
+    let calls = until("its calls' spans are sent", async || {
+        let spans = receiver.spans();
+        let of = |trace: &[u8], span: &[u8]| {
+            spans
+                .iter()
+                .find(|call| call.trace_id == trace && call.span_id == span)
+                .cloned()
+        };
+        let first = of(&shared.trace_id, &shared.parent_span_id)?;
+        let others = shared.links.iter().map(|link| of(&link.trace_id, &link.span_id));
+        Some((first, others.collect::<Option<Vec<_>>>()?))
+    })
+    .await;
+    let (first, others) = calls;
+    assert!(first.links.is_empty(), "{first:?}");
+    for call in others {
+        assert_eq!((call.kind(), &*call.name), (SpanKind::Server, "PutInterfaceLink"));
+        assert_ne!(call.trace_id, first.trace_id);
+        let mut linked = call.links.iter().map(|link| (&link.trace_id, &link.span_id));
+        assert!(
+            linked.any(|publish| publish == (&shared.trace_id, &shared.span_id)),
+            "{call:?}"
+        );
+    }
 }
 
 #[tokio::test]

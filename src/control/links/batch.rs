@@ -25,6 +25,7 @@ use crate::{
         mirror::{self, After, State, View, Winner},
         publish::{Outgoing, Published, Refused},
     },
+    telemetry::traces,
 };
 
 /// Edits in one publish, at most.
@@ -354,6 +355,10 @@ impl Driver {
         };
         let expected_sequence = look.view.home_sequence;
         let evidence = evidence_of(look, batch, last);
+        let calls = batch
+            .iter()
+            .map(|included| &included.edit.span)
+            .collect::<Vec<_>>();
         let mut refused_ids = 0;
         let mut first_sent = None;
         loop {
@@ -375,7 +380,8 @@ impl Driver {
                 body: body.clone(),
             };
             let timeout = lattice.ack_timeout.min(deadline.left());
-            let published = lattice.publish(outgoing, timeout).await;
+            let span = traces::shared_publish(&subject, &calls);
+            let published = lattice.publish(outgoing, timeout, span).await;
             match published {
                 Published::Stored(sequence) => return Frozen::Stored(sequence),
                 Published::Unknown => {
