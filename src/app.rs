@@ -97,7 +97,7 @@ pub async fn start(config: Config) -> Result<Running, RunError> {
     let tasks = TaskTracker::new();
     let metrics = Metrics::new();
     if let Some(tls) = &config.tls {
-        metrics.certificate_ends(tls.not_after_unix_seconds());
+        tls.tell(&metrics);
     }
     let lattices = lattices_config(&config, upstreams.clone(), &metrics);
     let lattices = Arc::new(Lattices::new(lattices, tasks.clone(), stop.clone()));
@@ -413,6 +413,13 @@ async fn metrics(State(readiness): State<Readiness>) -> ([(&'static str, &'stati
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     for (upstream, status) in readiness.statuses() {
         readiness.metrics.connected(upstream, status == Status::Connected);
+    }
+    for upstream in readiness.upstreams.iter() {
+        for (credential, ends) in upstream.api.connection().credentials_end() {
+            readiness
+                .metrics
+                .nats_credential_ends(&upstream.name, credential, ends);
+        }
     }
     (
         [("content-type", OPEN_METRICS)],

@@ -15,6 +15,7 @@
 //! control -> { auth::Grant, audit::Trail, domain, store }       the operations and the write protocol
 //! store -> { domain, telemetry }                                subjects, bodies, headers, the mirror, NATS
 //! auth -> { domain }         domain -> nothing                  proto: generated
+//! expiry -> { domain }                                           when certificates and JWTs end, for rpc and store
 //! ```
 //!
 //! # One `PutLinkDefinition`, straight through
@@ -197,6 +198,8 @@ pub mod control;
 pub mod dev;
 #[cfg(feature = "server")]
 pub mod domain;
+#[cfg(feature = "server")]
+mod expiry;
 #[cfg(feature = "server")]
 mod jitter;
 pub mod proto;

@@ -121,7 +121,8 @@ impl Reloader {
         let callers = config.callers.iter().len();
         self.authenticator.replace(config.callers, jwts);
         if let (Some(running), Some(new)) = (&self.tls, &config.tls) {
-            self.metrics.certificate_ends(running.take_over(new));
+            running.take_over(new);
+            running.tell(&self.metrics);
         }
         if config.log.filter != filter && !telemetry::set_filter(&config.log.filter) {
             error!(filter = config.log.filter, "log.filter is not taken over");

@@ -106,6 +106,12 @@ struct UpstreamLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabel {
+    upstream: String,
+    credential: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TurnedAwayLabel {
     why: &'static str,
 }
@@ -257,6 +263,8 @@ pub struct Metrics {
     reload_ok: Gauge,
     audited: Family<ResultLabel, Counter>,
     certificate_ends: Gauge,
+    client_ca_ends: Gauge,
+    nats_credentials_end: Family<CredentialLabel, Gauge>,
     written: Family<OutcomeLabel, Counter>,
     published: Family<ResultLabel, Counter>,
     publish_seconds: Histogram,
@@ -284,6 +292,8 @@ impl Metrics {
             reload_ok: Gauge::default(),
             audited: Family::default(),
             certificate_ends: Gauge::default(),
+            client_ca_ends: Gauge::default(),
+            nats_credentials_end: Family::default(),
             written: Family::default(),
             published: Family::default(),
             publish_seconds: Histogram::new(SECONDS),
@@ -390,6 +400,16 @@ impl Metrics {
             "When the listener's certificate ends, Unix seconds; 0 without TLS",
             self.certificate_ends.clone(),
         );
+        registry.register(
+            "tls_client_ca_not_after_seconds",
+            "When the first of those who sign clients' certificates ends, Unix seconds; 0 without any",
+            self.client_ca_ends.clone(),
+        );
+        registry.register(
+            "nats_credential_not_after_seconds",
+            "When what the gateway shows to NATS ends, Unix seconds; left out where it does not",
+            self.nats_credentials_end.clone(),
+        );
     }
 
     /// A mutation has come to its end.
@@ -410,6 +430,27 @@ impl Metrics {
     /// Notes when the listener's certificate ends, Unix seconds.
     pub fn certificate_ends(&self, unix_seconds: i64) {
         self.certificate_ends.set(unix_seconds);
+    }
+
+    /// Notes when the first of the clients' authorities ends, Unix seconds.
+    pub fn client_ca_ends(&self, unix_seconds: Option<i64>) {
+        self.client_ca_ends.set(unix_seconds.unwrap_or(0));
+    }
+
+    /// Notes when what the gateway shows to an upstream of the configuration ends, Unix seconds; `None` where it does not.
+    pub fn nats_credential_ends(&self, upstream: &str, credential: &'static str, unix_seconds: Option<i64>) {
+        let label = CredentialLabel {
+            upstream: upstream.to_owned(),
+            credential,
+        };
+        match unix_seconds {
+            Some(unix_seconds) => {
+                self.nats_credentials_end.get_or_create(&label).set(unix_seconds);
+            }
+            None => {
+                self.nats_credentials_end.remove(&label);
+            }
+        }
     }
 
     /// Counts a record of an attempt to change something.

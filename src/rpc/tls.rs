@@ -48,6 +48,8 @@ use x509_cert::{
 use crate::{
     auth::peer::{CertificateName, PeerCertificate},
     control::Clock,
+    expiry,
+    telemetry::Metrics,
 };
 
 /// How long a handshake may take, from the connection's being accepted.
@@ -115,6 +117,8 @@ pub struct Tls {
 struct Loaded {
     server: Arc<ServerConfig>,
     not_after_unix_seconds: i64,
+    /// Of the first of the clients' authorities to end.
+    client_ca_not_after_unix_seconds: Option<i64>,
 }
 
 /// Why a connection is not served.
@@ -162,10 +166,9 @@ impl Tls {
     }
 
     /// Goes by what another one has read: handshakes that begin from now on go by it, open connections stay as they
-    /// are. Gives when the certificate ends, Unix seconds.
-    pub fn take_over(&self, other: &Self) -> i64 {
+    /// are.
+    pub fn take_over(&self, other: &Self) {
         self.current.store(other.current.load_full());
-        self.not_after_unix_seconds()
     }
 
     /// Reads the files again: handshakes that begin from now on go by what they hold, open connections stay
@@ -173,6 +176,13 @@ impl Tls {
     pub fn reload(&self) -> Result<(), Vec<String>> {
         self.current.store(Arc::new(Loaded::read(&self.config)?));
         Ok(())
+    }
+
+    /// Tells when what it goes by ends.
+    pub fn tell(&self, metrics: &Metrics) {
+        let loaded = self.current.load();
+        metrics.certificate_ends(loaded.not_after_unix_seconds);
+        metrics.client_ca_ends(loaded.client_ca_not_after_unix_seconds);
     }
 
     /// When the server's certificate ends.
@@ -239,20 +249,21 @@ impl Loaded {
         let mut note = |mistake: String| mistakes.push(mistake);
         let certificate = ServerCertificate::read(config).map_err(&mut note).ok();
         let key = key(config).map_err(&mut note).ok();
-        let verifier = verifier(config, &provider).map_err(&mut note).ok();
+        let clients = Clients::read(config, &provider).map_err(&mut note).ok();
         if let Some(certificate) = &certificate {
             certificate.is_current(config).map_err(&mut note).ok();
         }
-        let not_after = certificate.as_ref().map(|it| not_after(&it.validity));
+        let not_after = certificate.as_ref().map(|it| expiry::of_validity(&it.validity));
         let pair = certificate.zip(key).and_then(|(certificate, key)| {
             pair(config, certificate.chain, key, &provider)
                 .map_err(&mut note)
                 .ok()
         });
-        match (pair, verifier, not_after) {
-            (Some(pair), Some(verifier), Some(not_after_unix_seconds)) if mistakes.is_empty() => Ok(Self {
-                server: Arc::new(server(config, provider, verifier, pair)?),
+        match (pair, clients, not_after) {
+            (Some(pair), Some(clients), Some(not_after_unix_seconds)) if mistakes.is_empty() => Ok(Self {
+                server: Arc::new(server(config, provider, clients.verifier, pair)?),
                 not_after_unix_seconds,
+                client_ca_not_after_unix_seconds: clients.not_after_unix_seconds,
             }),
             _ => Err(mistakes),
         }
@@ -364,46 +375,61 @@ fn pair(
     })
 }
 
-fn verifier(
-    config: &TlsConfig,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let is_optional = match config.client_certificates {
-        ClientCertificates::Ignored => return Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientCertificates::Optional => true,
-        ClientCertificates::Required => false,
-    };
-    let Some(path) = &config.client_ca_file else {
-        return Err(
-            "client_certificates: needs `client_ca_file`, which tells whose certificates count; name it, or \
-             set `ignored`"
-                .to_owned(),
-        );
-    };
-    let file = File::read("client_ca_file", path)?;
-    let mut roots = RootCertStore::empty();
-    for (index, certificate) in file.certificates()?.into_iter().enumerate() {
-        roots.add(certificate).map_err(|error| {
-            file.mistake(&format!(
-                "has a certificate that cannot be used, number {} ({error}); leave it out",
-                index.saturating_add(1)
-            ))
-        })?;
+/// Whose certificates count.
+struct Clients {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// When the first of those who sign them ends.
+    not_after_unix_seconds: Option<i64>,
+}
+
+impl Clients {
+    fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        let is_optional = match config.client_certificates {
+            ClientCertificates::Ignored => {
+                return Ok(Self {
+                    verifier: WebPkiClientVerifier::no_client_auth(),
+                    not_after_unix_seconds: None,
+                });
+            }
+            ClientCertificates::Optional => true,
+            ClientCertificates::Required => false,
+        };
+        let Some(path) = &config.client_ca_file else {
+            return Err(
+                "client_certificates: needs `client_ca_file`, which tells whose certificates count; name it, or \
+                 set `ignored`"
+                    .to_owned(),
+            );
+        };
+        let file = File::read("client_ca_file", path)?;
+        let authorities = file.certificates()?;
+        let not_after_unix_seconds = authorities.iter().filter_map(expiry::of_certificate).min();
+        let mut roots = RootCertStore::empty();
+        for (index, certificate) in authorities.into_iter().enumerate() {
+            roots.add(certificate).map_err(|error| {
+                file.mistake(&format!(
+                    "has a certificate that cannot be used, number {} ({error}); leave it out",
+                    index.saturating_add(1)
+                ))
+            })?;
+        }
+        if roots.is_empty() {
+            return Err(file
+                .mistake("holds no certificate; give the certificates of those who sign clients', as PEM"));
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let builder = match is_optional {
+            true => builder.allow_unauthenticated(),
+            false => builder,
+        };
+        let verifier = builder
+            .build()
+            .map_err(|error| file.mistake(&format!("cannot be used: {error}")))?;
+        Ok(Self {
+            verifier,
+            not_after_unix_seconds,
+        })
     }
-    if roots.is_empty() {
-        return Err(
-            file.mistake("holds no certificate; give the certificates of those who sign clients', as PEM")
-        );
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let builder = match is_optional {
-        true => builder.allow_unauthenticated(),
-        false => builder,
-    };
-    builder
-        .build()
-        .map(|verifier| -> Arc<dyn ClientCertVerifier> { verifier })
-        .map_err(|error| file.mistake(&format!("cannot be used: {error}")))
 }
 
 /// A file that a setting names, and what it held.
@@ -452,7 +478,7 @@ impl PeerCertificate {
                 .map(|(_is_critical, names)| names_of(names))
                 .unwrap_or_default(),
             sha256: Sha256::digest(certificate).into(),
-            not_after_unix_seconds: not_after(&read.validity),
+            not_after_unix_seconds: expiry::of_validity(&read.validity),
         })
     }
 }
@@ -484,11 +510,6 @@ fn name_of(name: GeneralName) -> Option<CertificateName> {
         | GeneralName::IpAddress(_)
         | GeneralName::RegisteredId(_) => None,
     }
-}
-
-fn not_after(validity: &Validity) -> i64 {
-    let seconds = validity.not_after.to_unix_duration().as_secs();
-    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

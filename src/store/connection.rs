@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use super::requests::{Moment, Requests};
-use crate::{jitter, safeguard::Safeguard};
+use crate::{expiry, jitter, safeguard::Safeguard};
 
 /// The oldest NATS server that is supported: before it, JetStream expectations have known holes.
 pub const SERVER_FLOOR: [u64; 3] = [2, 10, 20];
@@ -95,6 +95,15 @@ impl Credentials {
                 .map_err(|_error| told("holds no seed that signs"))?,
         );
         Ok(auth)
+    }
+
+    /// When the user's JWT ends.
+    fn jwt_ends(&self) -> Option<i64> {
+        let Self::File(path) = self else {
+            return None;
+        };
+        let text = std::fs::read_to_string(path).ok()?;
+        expiry::of_jwt(block(&text, "NATS USER JWT")?)
     }
 }
 
@@ -178,6 +187,8 @@ pub struct Connection {
     judged: Arc<AtomicU64>,
     requests: Arc<Requests>,
     violations: Arc<Mutex<Violations>>,
+    credentials: Option<Credentials>,
+    certificate_file: Option<PathBuf>,
     _giving_up: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -209,6 +220,8 @@ impl Connection {
             judged: Arc::default(),
             requests,
             violations,
+            credentials: config.credentials.clone(),
+            certificate_file: config.certificate.as_ref().map(|(file, _key)| file.clone()),
             _giving_up: Arc::new(AbortOnDropHandle::new(tokio::spawn(giving_up))),
         })
     }
@@ -268,6 +281,17 @@ impl Connection {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// When each kind of what the gateway shows ends, as its files say now, Unix seconds; `None` where it shows none, or one
+    /// that does not end or cannot be read.
+    pub fn credentials_end(&self) -> [(&'static str, Option<i64>); 2] {
+        let jwt = self.credentials.as_ref().and_then(Credentials::jwt_ends);
+        let certificate = self.certificate_file.as_ref().and_then(|file| {
+            let pem = std::fs::read(file).ok()?;
+            expiry::of_certificates(&pem).next()
+        });
+        [("user_jwt", jwt), ("certificate", certificate)]
     }
 
     /// When it last connected.

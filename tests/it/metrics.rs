@@ -1,13 +1,17 @@
 //! What `/metrics` tells, and that `docs/metrics.md` has all of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
+use data_encoding::BASE64URL_NOPAD;
 use lattice_gateway::proto::{Outcome, put_link_definition_request::Precondition};
+use nkeys::KeyPair;
 use serde_json::json;
+use time::OffsetDateTime;
 
 use crate::harness::{
     Nats, TestGateway,
     api::{ACTOR, PROVIDER},
+    certificates::{Authority, San},
     link, put_link, until,
 };
 
@@ -65,6 +69,67 @@ async fn writes_publishes_and_streams_are_told() {
     nats.api("STREAM.DELETE.LATTICECACHE_default", json!(null)).await;
     until("the stream is no longer told of", async || {
         (!gateway.metrics().await.contains("LATTICECACHE_default")).then_some(())
+    })
+    .await;
+}
+
+/// Writes a credentials file whose JWT ends then. No server asks for it.
+fn write_credentials(file: &Path, unix_seconds: Option<i64>) {
+    let claims = unix_seconds.map_or_else(|| json!({}), |exp| json!({"exp": exp}));
+    let [header, claims] =
+        [json!({}), claims].map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
+    let seed = KeyPair::new_user().seed().unwrap();
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{header}.{claims}.c2ln\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    fs::write(file, text).unwrap();
+}
+
+#[tokio::test]
+async fn the_ends_of_what_is_shown_to_nats_are_told_as_the_files_say_now() {
+    let authority = Authority::new();
+    let server = authority.server(&["127.0.0.1"]);
+    let ends = OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap();
+    let client = authority.client_with(&[San::Dns("gateway")], |certificate| certificate.not_after = ends);
+    let nats = Nats::launch_with(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        server.certificate_file,
+        server.key_file,
+        authority.certificate_file(),
+    ))
+    .await;
+    let file = authority.folder().join("gateway.creds");
+    write_credentials(&file, Some(1_800_000_000));
+    let gateway = TestGateway::serving_as(&format!(
+        "[nats]\nservers = \"tls://127.0.0.1:{}\"\ncredentials_file = {file:?}\nca_file = {:?}\n\
+         certificate_file = {:?}\nkey_file = {:?}\n\
+         [lattices.default]\ntrusted_issuers = [\"*\"]\n",
+        nats.port(),
+        authority.certificate_file(),
+        client.certificate_file,
+        client.key_file,
+    ))
+    .await;
+    let name = "nats_credential_not_after_seconds";
+    for line in [
+        r#"{upstream="default",credential="user_jwt"} 1800000000"#,
+        r#"{upstream="default",credential="certificate"} 1900000000"#,
+    ] {
+        is_told(&gateway, &format!("{name}{line}")).await;
+    }
+    write_credentials(&file, Some(1_850_000_000));
+    is_told(
+        &gateway,
+        &format!(
+            "{name}{}",
+            r#"{upstream="default",credential="user_jwt"} 1850000000"#
+        ),
+    )
+    .await;
+    write_credentials(&file, None);
+    until("a JWT without an end is not told of", async || {
+        (!gateway.metrics().await.contains("user_jwt")).then_some(())
     })
     .await;
 }

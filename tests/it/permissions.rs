@@ -651,12 +651,12 @@ async fn buckets_need_just_what_is_printed(layout: Layout, name: &str) {
 
 #[tokio::test]
 async fn so_it_does_in_buckets_of_hosts_0_60_to_0_82() {
-    buckets_need_just_what_is_printed(Layout::Kv, "kv").await;
+    Box::pin(buckets_need_just_what_is_printed(Layout::Kv, "kv")).await;
 }
 
 #[tokio::test]
 async fn so_it_does_in_buckets_of_hosts_1_0_to_1_9() {
-    buckets_need_just_what_is_printed(Layout::Component, "component").await;
+    Box::pin(buckets_need_just_what_is_printed(Layout::Component, "component")).await;
 }
 
 /// Every line of the gateway's permissions, and the step that fails without it; `None` where all goes on, by another way
