@@ -143,7 +143,11 @@ fn mend_drift(ground: &Ground<'_>, stream: &str, drift: &Drift) -> (&'static str
     };
     let with = |option: &str| edit(&[format!("--{option}={}", plain(&drift.want))]);
     match drift.field {
-        "max_msgs_per_subject" => with("max-msgs-per-subject"),
+        // docs/reliability.md has what was measured.
+        "max_msgs_per_subject" => (
+            "Change it back to what hosts create, while nothing writes: a file stream may lose its newest messages else.",
+            with("max-msgs-per-subject").1,
+        ),
         "max_msgs" => with("max-msgs"),
         "max_bytes" => with("max-bytes"),
         "max_msg_size" => with("max-msg-size"),
