@@ -83,6 +83,10 @@ fn sound_in_general() -> Vec<(&'static str, History)> {
             purged_beside_an_edit("R3File"),
         ),
         (
+            "an entry that was replaced beside a purge in a cluster",
+            replaced_beside_a_purge("R3File"),
+        ),
+        (
             "undone late",
             of_records(vec![edit(5, 0, 0, &[(0, 1)]), by_host(6, 5, 21, &[])]),
         ),
@@ -103,6 +107,33 @@ fn sound_in_general() -> Vec<(&'static str, History)> {
             ]),
         ),
     ]
+}
+
+/// An entry was replaced beside a purge, by its etag, and stays.
+fn replaced_beside_a_purge(topology: &str) -> History {
+    let purge = op(9, Action::Loss, Condition::None, (20, 30), Outcome::Done);
+    let replaced = Op {
+        condition: Condition::Is(1),
+        ..put(2, (21, 29), 6)
+    };
+    let stored = [(1, 5, 0, 5), (2, 6, 5, 25)].map(|(op, sequence, previous, heard)| Stored {
+        op: Some(op),
+        sequence,
+        previous,
+        heard,
+        ..Stored::default()
+    });
+    let ops = vec![
+        put(1, (0, 10), 5),
+        purge,
+        replaced,
+        get(3, (40, 50), Some((2, 6))),
+    ];
+    History {
+        topology: topology.to_owned(),
+        stored: stored.into(),
+        ..history(ops, Some((2, 6)))
+    }
 }
 
 /// Link 0 stood; an edit of link 1 that was under way beside a purge has it in its record.
@@ -436,6 +467,10 @@ fn flawed_records() -> Vec<(&'static str, History)> {
         (
             "an edit that brings a purged record back on one server",
             purged_beside_an_edit("R1File"),
+        ),
+        (
+            "an entry that was replaced beside a purge on one server",
+            replaced_beside_a_purge("R1File"),
         ),
         (
             "another link lost by an edit",

@@ -210,6 +210,12 @@ fn all() -> usize {
     usize::MAX
 }
 
+/// Whether a message was stored while the stream was being lost, or shortly before or after.
+fn is_heard_during(loss: &Op, message: &Stored) -> bool {
+    const HEARD_WITHIN: u64 = 1_000_000;
+    (loss.began..=loss.ended + HEARD_WITHIN).contains(&message.heard)
+}
+
 impl History {
     pub fn kind(&self, key: usize) -> Kind {
         self.kinds.get(key).copied().unwrap_or_default()
@@ -225,14 +231,48 @@ impl History {
         self.losses().any(|loss| from <= loss.ended && loss.began <= to)
     }
 
-    /// Whether a link outlived a purge in a record that an edit of another link wrote meanwhile. In a cluster the leader
+    /// Whether what stood on a key, or came just then, outlived a purge, which only a cluster lets happen.
+    pub fn outlives(&self, loss: &Op, key: usize) -> bool {
+        match self.kind(key) {
+            Kind::InterfaceLink => self.comes_back(loss, key),
+            Kind::Link | Kind::Config | Kind::Claims | Kind::Reference => self.is_spared(loss, key),
+        }
+    }
+
+    /// Whether an entry was replaced while a purge was under way, and what replaced it stayed. In a cluster a purge takes
+    /// what was there when it was proposed, and what is stored before it is applied still finds that.
+    fn is_spared(&self, loss: &Op, key: usize) -> bool {
+        let is_of_key = |message: &Stored| {
+            let is_it = |op: &Op| op.key == key && Some(op.id) == message.op;
+            message.op.is_some() && self.ops.iter().any(is_it)
+        };
+        let stays = |message: &Stored| {
+            let stands = self.standing.first().and_then(|standing| *standing.get(key)?);
+            let is_replaced = |later: &Stored| {
+                (&later.subject, later.previous) == (&message.subject, message.sequence)
+                    && later.unix_nanos > message.unix_nanos
+            };
+            stands.is_some_and(|(_, sequence)| sequence == message.sequence)
+                || self.stored.iter().any(is_replaced)
+        };
+        let heard = self
+            .stored
+            .iter()
+            .filter(|message| is_heard_during(loss, message));
+        let meanwhile = heard.filter(|message| is_of_key(message)).collect::<Vec<_>>();
+        let last = meanwhile.iter().max_by_key(|message| message.unix_nanos);
+        self.is_of_a_cluster()
+            && meanwhile.iter().all(|message| message.previous != 0)
+            && last.is_some_and(|message| stays(message))
+    }
+
+    /// Whether a link is in a record that an edit of another link wrote while a purge was under way. In a cluster the leader
     /// checks what a publish expects before a purge that is under way has been applied (`tests/it/facts.rs`), so that the
     /// record comes back with all its links.
-    pub fn outlives(&self, loss: &Op, key: usize) -> bool {
-        const HEARD_WITHIN: u64 = 1_000_000;
+    fn comes_back(&self, loss: &Op, key: usize) -> bool {
         let brings_back = |message: &Stored| {
             self.is_written_over_nothing(message)
-                && (loss.began..=loss.ended + HEARD_WITHIN).contains(&message.heard)
+                && is_heard_during(loss, message)
                 && message
                     .record
                     .as_ref()
@@ -242,12 +282,16 @@ impl History {
                     .iter()
                     .all(|call| Some(&call.entry) != self.short_hashes[key].as_ref())
         };
-        self.kind(key) == Kind::InterfaceLink && self.stored.iter().any(brings_back)
+        self.stored.iter().any(brings_back)
     }
 
     /// Whether a gateway's publish found nothing on its subject in a cluster.
     fn is_written_over_nothing(&self, message: &Stored) -> bool {
-        self.topology.starts_with("R3") && message.previous == 0 && !message.calls.is_empty()
+        self.is_of_a_cluster() && message.previous == 0 && !message.calls.is_empty()
+    }
+
+    fn is_of_a_cluster(&self) -> bool {
+        self.topology.starts_with("R3")
     }
 
     /// What the streams took, each message once, in the order of its subject.
