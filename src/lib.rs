@@ -174,11 +174,12 @@
 //!
 //! # Adding an RPC
 //!
-//! The same five places, in this order: `proto/` (with its route over HTTP, its rules, and `make api-docs`), [`domain`] (its types and strict parser), [`control::operations`]
-//! (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in [`rpc::layers`]), `tests/it/`
-//! (its rows in `tenancy.rs`, its file, and the Python client with a valid request in `test_rules.py`). The names of those that change something begin with `Put`,
-//! `Set`, `Delete`, `Provision` or `Migrate`, by which the audit knows them. A change of an entry is an operation of `Apply`, too: in
-//! `apply_service.proto`, `rpc/change.rs` and `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
+//! The same five places, in this order: `proto/` (with its route over HTTP, its rules, and `make api-docs`), [`domain`] (its types
+//! and strict parser), [`control::operations`] (with the grant it needs), `rpc/` (parse → grant → operation → convert; its name in
+//! [`rpc::layers`]), `tests/it/` (its rows in `tenancy.rs`, its file, and the Python client with a valid request in
+//! `test_rules.py`). The names of those that change something begin with `Put`, `Set`, `Delete`, `Provision` or `Migrate`, by which
+//! the audit knows them. A change of an entry is an operation of `Apply`, too: in `apply_service.proto`, `rpc/change.rs` and
+//! `rpc/apply.rs`; `tests/it/apply.rs` tells where one is missing.
 //!
 //! `proto/accepted.binpb` is what callers have: `make lint-proto` refuses what breaks it.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import select
+import socket
 import subprocess
 from pathlib import Path
 from typing import IO, Iterator
@@ -43,6 +45,15 @@ def wait_ready(gateway: subprocess.Popen[bytes]) -> dict[str, str]:
         return json.loads(line)
     gateway.terminate()
     raise NotServing(f"lattice-gateway dev did not come up (exit code {gateway.wait()})")
+
+
+def free_port() -> int:
+    """Below those that outgoing connections are given, so that none takes it while nobody listens there."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 @contextlib.contextmanager

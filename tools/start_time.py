@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 import dev_gateway
-from dev_gateway import BINARIES, FREE_PORTS, new_token, stopped_behind
+from dev_gateway import BINARIES, FREE_PORTS, free_port, new_token, stopped_behind
 
 RELEASE = BINARIES.parent / "release"
 READ = "/v1/lattices/default/claims?consistency.fullyConsistent=true"
@@ -43,12 +42,6 @@ trusted_issuers = ["*"]
 token_sha256 = ["{token_sha256}"]
 grants = [{{ lattices = ["default"], verbs = ["read"] }}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until_ok(port: int, path: str, headers: dict[str, str], start: float) -> float:

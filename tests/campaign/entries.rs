@@ -114,11 +114,8 @@ impl Key {
     /// The entry of a layout of this number.
     pub fn new(layout: Layout, number: usize, is_last: bool) -> Self {
         match layout {
-            Layout::CacheStream | Layout::Kv if number % 4 == 1 && !is_last => Self::claims(layout),
-            Layout::CacheStream | Layout::Kv if number % 4 == 3 && !is_last => {
-                Self::reference(layout, number)
-            }
-            Layout::CacheStream | Layout::Kv => Self::link(layout),
+            Layout::CacheStream | Layout::Kv if is_last => Self::link(layout),
+            Layout::CacheStream | Layout::Kv => Self::of_an_older_layout(layout, number),
             Layout::Component if number % 8 == 5 && !is_last => Self::claims(layout),
             Layout::Component if number % 4 == 2 && !is_last => Self::config(&format!("config-{number}")),
             // Three of four share their source.
@@ -134,15 +131,19 @@ impl Key {
         /// No number of an entry that many write.
         const ALONE_FROM: usize = 1_000;
         match layout {
-            Layout::CacheStream | Layout::Kv if number % 4 == 1 => Self::claims(layout),
-            Layout::CacheStream | Layout::Kv if number % 4 == 3 => {
-                Self::reference(layout, ALONE_FROM + number)
-            }
-            Layout::CacheStream | Layout::Kv => Self::link(layout),
+            Layout::CacheStream | Layout::Kv => Self::of_an_older_layout(layout, ALONE_FROM + number),
             Layout::Component if number.is_multiple_of(2) => Self::config(&format!("of-one-{number}")),
             Layout::Component => {
                 Self::interface_link(&format!("of-few-{}", number / 2 / OF_A_SOURCE), number)
             }
+        }
+    }
+
+    fn of_an_older_layout(layout: Layout, number: usize) -> Self {
+        match number % 4 {
+            1 => Self::claims(layout),
+            3 => Self::reference(layout, number),
+            _ => Self::link(layout),
         }
     }
 

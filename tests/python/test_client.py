@@ -142,7 +142,7 @@ LATTICE_NAMES = (f"python-{number}" for number in itertools.count(1))
 def setUpModule() -> None:
     global addresses, channel
     with LOG.open("wb") as log:
-        gateway = dev_gateway.start(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], log)
+        gateway = dev_gateway.start(dev_gateway.FREE_PORTS, log)
     unittest.addModuleCleanup(stop, gateway)
     addresses = dev_gateway.wait_ready(gateway)
     channel = grpc.insecure_channel(addresses["grpc"], options=[("grpc.service_config", SERVICE_CONFIG)])

@@ -6,13 +6,10 @@ With what `examples/clients` gives to clients: a service config, and the loop ar
 from __future__ import annotations
 
 import json
-import random
-import socket
 import subprocess
 import sys
 import threading
 import unittest
-
 
 import dev_gateway
 from lattice.control.v1 import lattice_service_pb2_grpc, link_definition_service_pb2_grpc
@@ -27,15 +24,6 @@ import retrying  # noqa: E402
 LOG = dev_gateway.ROOT / ".tools" / "python-gateways.log"
 # While each gateway is away, and once it is back.
 WRITES = 50
-
-
-def free_port() -> int:
-    """Below those that outgoing connections are given, so that none takes it while a gateway is away."""
-    while True:
-        port = random.randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 class ServiceConfig(unittest.TestCase):
@@ -53,9 +41,9 @@ class ServiceConfig(unittest.TestCase):
 class SeveralGateways(unittest.TestCase):
     def setUp(self) -> None:
         self.log = self.enterContext(LOG.open("wb"))
-        first = self.start(free_port(), [])
+        first = self.start(dev_gateway.free_port(), [])
         nats = ["--nats-url", dev_gateway.wait_ready(first)["nats"]]
-        self.ports = [free_port(), free_port()]
+        self.ports = [dev_gateway.free_port(), dev_gateway.free_port()]
         self.gateways = [self.start(port, nats) for port in self.ports]
         for gateway in self.gateways:
             dev_gateway.wait_ready(gateway)

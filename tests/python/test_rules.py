@@ -293,8 +293,7 @@ class Rules(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         with LOG.open("wb") as log:
-            args = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--layout", "kv"]
-            gateway = dev_gateway.start(args, log)
+            gateway = dev_gateway.start([*dev_gateway.FREE_PORTS, "--layout", "kv"], log)
         cls.addClassCleanup(stop, gateway)
         addresses = dev_gateway.wait_ready(gateway)
         cls.channel = grpc.insecure_channel(addresses["grpc"], options=[("grpc.service_config", SERVICE_CONFIG)])
