@@ -172,6 +172,9 @@ pub struct Publish {
     pub current: Option<Standing>,
     /// Whether the entry already stands as asked.
     pub is_unchanged: bool,
+    /// Whether an earlier attempt may have been applied and have gone with the entry's record: should this one be
+    /// refused, nothing says *not applied*.
+    pub may_be_forgotten: bool,
 }
 
 /// An answer that needs no publish.
@@ -217,21 +220,25 @@ pub fn decide(mutation: &Mutation, view: &View, known: Known<'_>) -> Step {
             false => Step::Refuse(Refusal::RequestIdReused),
         });
     }
+    let mut may_be_forgotten = false;
     if let Some(age) = known.first_attempt_age
         && known.unknown_publish != Some(view.home_sequence)
     {
         let Some(stream_now) = known.fresh else {
             return Step::Refresh;
         };
-        let is_void = view.winner.is_none() && view.home_sequence == 0;
-        let may_be_forgotten = !is_void && !view.is_complete_since(before(stream_now, age));
-        if may_be_forgotten && Safeguard::ProbeRule.holds() {
+        may_be_forgotten = !view.is_complete_since(before(stream_now, age)) && Safeguard::ProbeRule.holds();
+        // What went with the record is written again.
+        if may_be_forgotten && !view.is_void() {
             return Step::Probe;
         }
     }
     let standing = view.standing();
     if let Some(refusal) = refusal(mutation, view, standing.as_ref(), known) {
-        return fresh(known, || Step::Refuse(refusal));
+        return fresh(known, || match may_be_forgotten {
+            true => Step::Probe,
+            false => Step::Refuse(refusal),
+        });
     }
     if mutation.mode == Mode::ValidateOnly {
         return fresh(known, || Step::Answer(Answer::Validated));
@@ -251,10 +258,11 @@ pub fn decide(mutation: &Mutation, view: &View, known: Known<'_>) -> Step {
             own: stamp,
             others: Vec::new(),
             past: view.past.clone(),
-            began: view.winner.is_none() && view.home_sequence == 0,
+            began: view.is_void(),
         },
         current: standing,
         is_unchanged,
+        may_be_forgotten,
     })
 }
 

@@ -66,6 +66,8 @@ struct Edit {
     mutation: Arc<Mutation>,
     /// Where it was applied, if it was and then undone.
     undone: Option<u64>,
+    /// Whether an earlier attempt may have been applied, and have gone with the record.
+    may_be_forgotten: bool,
     deadline: Deadline,
     /// The call's, which the publish is shown with.
     span: Span,
@@ -77,9 +79,9 @@ impl Edit {
         self.mutation.intent.stamp
     }
 
-    /// A reason that says *not applied*, unless the edit was.
+    /// A reason that says *not applied*, unless the edit was, or may have been.
     fn refuse(self, error: ControlError) {
-        let error = match self.undone.is_some() {
+        let error = match self.undone.is_some() || self.may_be_forgotten {
             true => outcome_unknown(&self.mutation),
             false => error,
         };
@@ -208,6 +210,7 @@ impl Lattice {
                 number,
                 mutation: Arc::clone(mutation),
                 undone,
+                may_be_forgotten: false,
                 deadline,
                 span: Span::current(),
                 answer,

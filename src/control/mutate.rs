@@ -265,6 +265,7 @@ impl Lattice {
             deadline,
             fresh: None,
             unknown: None,
+            may_be_forgotten: false,
             refused_ids: 0,
             replaced: None,
         };
@@ -291,6 +292,7 @@ struct Attempt<'a> {
     deadline: Deadline,
     fresh: Option<i64>,
     unknown: Option<UnknownPublish>,
+    may_be_forgotten: bool,
     /// Of a cluster that keeps the ids it refused: how many of this call's it keeps.
     refused_ids: u32,
     /// What stood when the call last published.
@@ -379,6 +381,7 @@ impl Attempt<'_> {
 
     async fn publish(&mut self, due: Publish, view: &View) -> Result<Option<Written>, ControlError> {
         let subject = self.home()?;
+        self.may_be_forgotten = due.may_be_forgotten;
         let Some((marker, body)) = self
             .message(&due)
             .await
@@ -452,7 +455,7 @@ impl Attempt<'_> {
                     self.refresh().await?;
                     return Ok(None);
                 }
-                Err(self.refused(refused, &subject).await)
+                Err(self.not_applied(self.refused(refused, &subject).await))
             }
         }
     }
@@ -636,11 +639,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// A reason that says *not applied*, unless a publish of the call is unknown.
+    /// A reason that says *not applied*, unless a publish of the call is unknown, or an earlier attempt forgotten.
     fn not_applied(&self, error: ControlError) -> ControlError {
-        match self.unknown {
-            None => error,
-            Some(_) => self.outcome_unknown(),
+        match self.unknown.is_some() || self.may_be_forgotten {
+            false => error,
+            true => self.outcome_unknown(),
         }
     }
 

@@ -217,12 +217,18 @@ impl View {
         }
     }
 
+    /// Whether nothing tells of the entry: it never was, or its record went with it, by a purge or with the stream.
+    pub fn is_void(&self) -> bool {
+        self.winner.is_none() && self.home_sequence == 0
+    }
+
     /// Whether the call, if it was applied since `unix_millis` (stream time), is known to have been.
     pub fn is_complete_since(&self, unix_millis: i64) -> bool {
         let is_witnessed = self
             .witnessed_since
             .is_some_and(|since| is_behind(since, unix_millis));
-        is_witnessed || self.past.is_complete_since(unix_millis)
+        let is_on_record = !self.is_void() && self.past.is_complete_since(unix_millis);
+        is_witnessed || is_on_record
     }
 
     /// The entry, where it stands.

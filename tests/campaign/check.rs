@@ -79,7 +79,7 @@ fn not_applied_is_nowhere(history: &History) -> Vec<Violation> {
         .iter()
         .filter(|op| matches!(op.outcome, Outcome::NotApplied | Outcome::Refused) && op.action == Action::Put)
         .filter(|op| op.value.is_none())
-        .filter(|op| seen.contains(&op.id) && !history.may_be_lost(op))
+        .filter(|op| seen.contains(&op.id))
         .map(|op| format!("op {}: told as not applied ({:?}), and seen", op.id, op.outcome))
         .collect()
 }
@@ -101,7 +101,7 @@ fn refused_is_stored_by_open_attempts_alone(history: &History) -> Vec<Violation>
             .map(|stored| stored.heard)
             .min();
         let is_by_open = |heard: u64| (open.from..=open.until + HEARD_WITHIN).contains(&heard);
-        if let Some(heard) = first.filter(|heard| !is_by_open(*heard) && !history.may_be_lost(op)) {
+        if let Some(heard) = first.filter(|heard| !is_by_open(*heard)) {
             violations.push(format!(
                 "op {}: refused, and stored at {heard} us, {open:?}",
                 op.id
@@ -606,7 +606,7 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
                 ..op.clone()
             });
             let is_told = match op.outcome {
-                Outcome::Refused | Outcome::Unchanged | Outcome::Read(_) => lost.is_none(),
+                Outcome::Unchanged | Outcome::Read(_) => lost.is_none(),
                 _ => true,
             };
             lost.into_iter().chain(is_told.then(|| op.clone()))

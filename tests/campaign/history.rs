@@ -305,9 +305,9 @@ impl History {
     }
 
     /// Whether an earlier attempt may have been applied to a stream that was lost before the last one was answered: with
-    /// the stream went every trace of it.
+    /// the stream went every trace of it. What is refused is known not to have been.
     pub fn may_be_lost(&self, op: &Op) -> bool {
-        op.attempts > 1 && self.is_lost_between(op.began, op.ended)
+        op.attempts > 1 && op.outcome != Outcome::Refused && self.is_lost_between(op.began, op.ended)
     }
 
     /// Whether the stream was lost during the round, so that sequences begin anew.

@@ -379,6 +379,68 @@ async fn a_write_to_a_stream_that_was_just_made_again_is_told_with_the_new_ones_
 }
 
 #[tokio::test]
+async fn a_write_that_went_with_its_stream_is_never_told_as_not_applied() {
+    let nats = Nats::start().await;
+    nats.create_stream("default", json!({})).await;
+    let wire = Wire::to(nats.port()).await;
+    let gateway = TestGateway::at(&wire.url()).await;
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let begin_anew = async || {
+        nats.api("STREAM.DELETE.LATTICECACHE_default", Value::Null).await;
+        nats.create_stream("default", json!({})).await;
+    };
+    for retries in [false, true] {
+        let first = gateway.put(put_link(link(&actor, &provider, "first"))).await;
+        let first = first.unwrap().result.unwrap();
+        until("the mirror is of the new stream", async || {
+            (lattice(&gateway).await?.revision == first.revision).then_some(())
+        })
+        .await;
+        let put = PutLinkDefinitionRequest {
+            precondition: Some(Precondition::Etag(first.etag)),
+            ..put_link(link(&actor, &provider, "second"))
+        };
+        let put = named(put, &format!("request-000{}", u8::from(retries)), None);
+        wire.drop_answers(true);
+        let time = match retries {
+            true => Duration::from_millis(300),
+            false => Duration::from_secs(10),
+        };
+        let putting = put_within(&gateway, &put, time);
+        let breaking = async {
+            until("the publish has landed", async || {
+                (nats.state("default").await.1 == 2).then_some(())
+            })
+            .await;
+            begin_anew().await;
+            if !retries {
+                wire.drop_answers(false);
+                wire.cut();
+            }
+        };
+        let (told, ()) = join(putting, breaking).await;
+        let mut told = told.unwrap_err();
+        if retries {
+            assert_eq!(told.reason, ErrorReason::OutcomeUnknown);
+            wire.drop_answers(false);
+            wire.cut();
+            let retry = named(put, "request-0001", Some(Duration::from_secs(1)));
+            told = until("the gateway is connected again", async || {
+                let told = gateway.put(retry.clone()).await.unwrap_err();
+                (told.reason != ErrorReason::BackendUnavailable).then_some(told)
+            })
+            .await;
+        }
+        assert_eq!(
+            told.reason,
+            ErrorReason::OutcomeSuperseded,
+            "{told:?}, retries: {retries}"
+        );
+        begin_anew().await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_vanishes_is_told_and_never_made_again_in_mid_run() {
     let mut nats = Nats::start().await;
     nats.create_stream("default", json!({})).await;

@@ -178,6 +178,39 @@ fn a_retry_goes_on_only_where_its_absence_from_the_record_is_proof() {
 }
 
 #[test]
+fn what_went_with_its_record_is_written_again_and_its_refusal_says_nothing_of_it() {
+    let age = |known: &mut Known<'_>| known.first_attempt_age = Some(Duration::from_secs(10));
+    let void = view(None, Past::default());
+    let decided = step(&put("V"), &void, age);
+    assert!(
+        matches!(&decided, Step::Publish(publish) if publish.may_be_forgotten),
+        "{decided:?}"
+    );
+    let mut conditional = put("V");
+    conditional.precondition = Precondition::MustExist;
+    assert!(matches!(step(&conditional, &void, age), Step::Probe));
+    let unknown = |known: &mut Known<'_>| {
+        age(known);
+        known.unknown_publish = Some(9);
+    };
+    assert!(matches!(step(&conditional, &void, unknown), Step::Probe));
+
+    let witnessed = View {
+        witnessed_since: Some(NOW - 12_000),
+        ..void
+    };
+    let decided = step(&put("V"), &witnessed, age);
+    assert!(
+        matches!(&decided, Step::Publish(publish) if !publish.may_be_forgotten),
+        "{decided:?}"
+    );
+    assert!(matches!(
+        step(&conditional, &witnessed, age),
+        Step::Refuse(Refusal::NotFound)
+    ));
+}
+
+#[test]
 fn an_unknown_publish_goes_out_again_only_while_the_home_has_not_moved() {
     let incomplete = || Past::default().forgotten_until(NOW);
     let unknown = |expected| {

@@ -103,14 +103,16 @@ struct Acted {
 fn act(edits: Vec<Edit>, verdicts: Vec<Verdict>) -> Acted {
     let mut batch = Vec::with_capacity(edits.len());
     let mut held = Vec::new();
-    for (edit, verdict) in edits.into_iter().zip(verdicts) {
+    for (mut edit, verdict) in edits.into_iter().zip(verdicts) {
         match verdict {
             Verdict::Include {
                 key,
                 replaced,
                 before,
                 is_unchanged,
+                may_be_forgotten,
             } => {
+                edit.may_be_forgotten = may_be_forgotten;
                 let entry = match &*key {
                     EntryKey::InterfaceLink(id) => id.short_hash(),
                     EntryKey::Claims(_)
@@ -160,7 +162,7 @@ fn evidence_of(look: &Look, batch: &[Included], last: &Included) -> Evidence {
         own: last.stamp,
         others: stamps.take(batch.len() - 1).collect(),
         past: look.view.past.clone().with_room_for(batch.len()),
-        began: look.view.winner.is_none() && look.view.home_sequence == 0,
+        began: look.view.is_void(),
     }
 }
 

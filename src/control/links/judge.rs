@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Edit, Stored, batch::Driver, is_as_desired};
+use super::{Edit, Stored, batch::Driver, is_as_desired, outcome_unknown};
 use crate::{
     control::{
         ControlError,
@@ -30,6 +30,7 @@ pub(super) enum Verdict {
         replaced: Option<Arc<Entry>>,
         before: Option<Etag>,
         is_unchanged: bool,
+        may_be_forgotten: bool,
     },
 }
 
@@ -268,6 +269,7 @@ impl Driver {
                 replaced,
                 before,
                 is_unchanged: false,
+                may_be_forgotten: false,
             };
         }
         let unmet = match resolved
@@ -307,12 +309,14 @@ impl Driver {
                 let refusal = self.refusal(mutation, draft, &key, due.current.is_none());
                 match refusal {
                     Some(_) if fresh.is_none() => Verdict::Refresh,
+                    Some(_) if due.may_be_forgotten => Verdict::Refuse(outcome_unknown(mutation)),
                     Some(error) => Verdict::Refuse(error),
                     None => Verdict::Include {
                         key,
                         replaced,
                         before,
                         is_unchanged: due.is_unchanged,
+                        may_be_forgotten: due.may_be_forgotten,
                     },
                 }
             }
