@@ -31,7 +31,8 @@ mod watch;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
+use tonic_health::pb::health_server::HealthServer;
 
 use self::{
     convert::{finish, three},
@@ -59,10 +60,14 @@ use crate::{
     store::mirror::Standing,
 };
 
-/// Bytes in a gRPC request, at most.
+/// Bytes in a gRPC request, at most; where it is compressed, both before and after.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes in a gRPC answer, at most: what clients accept by default.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How a request may be compressed. Answers are not: they hold values that are secret beside what a caller has chosen, and
+/// their length would tell (CRIME, BREACH).
+const REQUEST_ENCODING: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// The services that are ours, for health.
 pub const SERVICES: [&str; 8] = [
@@ -194,13 +199,14 @@ pub fn routes(
     macro_rules! limited {
         ($server:ident) => {
             $server::new(gateway.clone())
+                .accept_compressed(REQUEST_ENCODING)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX)
         };
     }
     let mut routes = Routes::builder();
     routes
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(HealthServer::new(health).accept_compressed(REQUEST_ENCODING))
         .add_service(limited!(ClaimsServiceServer))
         .add_service(limited!(LinkDefinitionServiceServer))
         .add_service(limited!(OciReferenceServiceServer))
@@ -217,7 +223,9 @@ pub fn routes(
         };
         // Our own descriptors always build; without reflection the services still serve.
         if let (Ok(v1), Ok(v1alpha)) = (builder().build_v1(), builder().build_v1alpha()) {
-            routes.add_service(v1).add_service(v1alpha);
+            routes
+                .add_service(v1.accept_compressed(REQUEST_ENCODING))
+                .add_service(v1alpha.accept_compressed(REQUEST_ENCODING));
         }
     }
     routes.routes()

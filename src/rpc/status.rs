@@ -83,6 +83,7 @@ fn note(told: &Told, call: &Call) {
 /// What tonic itself refuses before a handler sees the request: given the reason that it lacks. `None` leaves its answer
 /// as it is.
 pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Status> {
+    const RESOURCE_EXHAUSTED: &str = "8";
     const OUT_OF_RANGE: &str = "11";
     const INTERNAL: &str = "13";
     let told = match code {
@@ -93,6 +94,8 @@ pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Sta
                 .unwrap_or(MESSAGE_BYTES_MAX + 1);
             of_length(actual)
         }
+        // By how much a compressed one is longer is not known: the rest was not read.
+        RESOURCE_EXHAUSTED => of_length(MESSAGE_BYTES_MAX + 1),
         INTERNAL => {
             let text =
                 "the request is no message of lattice.control.v1; is the client made from its proto files?";

@@ -26,7 +26,7 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
-    Call, Gateway, MESSAGE_BYTES_MAX,
+    Call, Gateway, MESSAGE_BYTES_MAX, REQUEST_ENCODING,
     convert::{self, finish},
     status::Failure,
 };
@@ -104,7 +104,12 @@ async fn serve(gateway: Gateway, request: http::Request<Body>) -> Result<http::R
 async fn read(request: http::Request<Body>) -> Result<Request<WatchRequest>, Status> {
     let (parts, body) = request.into_parts();
     let decoder = ProstCodec::<WatchRequest, WatchRequest>::raw_decoder(BufferSettings::default());
-    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    let is_compressed = parts
+        .headers
+        .get("grpc-encoding")
+        .is_some_and(|encoding| encoding == "gzip");
+    let encoding = is_compressed.then_some(REQUEST_ENCODING);
+    let mut messages = Streaming::new_request(decoder, body, encoding, Some(MESSAGE_BYTES_MAX));
     // Without a message it lacks what an empty one lacks.
     let message = messages.message().await?.unwrap_or_default();
     let metadata = MetadataMap::from_headers(parts.headers);

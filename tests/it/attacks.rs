@@ -355,7 +355,15 @@ async fn malformed_frames_and_messages_touch_nobody_else() {
             frame(CONTINUATION, END_HEADERS, 1, &[]),
         ),
         ("a frame of no known kind", frame(0xee, 0xff, 1, &[1; 100])),
-        ("a compressed message", with(&is_compressed)),
+        ("a message compressed without a word", with(&is_compressed)),
+        (
+            "a message that is cut short in its compression",
+            [
+                call_with(1, LIST, &[("grpc-encoding", "gzip")]).as_slice(),
+                &is_compressed,
+            ]
+            .concat(),
+        ),
         ("a message longer than it says", with(&is_longer_than_it_says)),
         ("a message of four gibibytes", with(&says_four_gibibytes)),
         ("a message that is no protobuf", with(&message(1, &[0xff; 64]))),

@@ -25,6 +25,7 @@ mod claims;
 mod cluster;
 mod component;
 mod component_model;
+mod compression;
 mod dedup;
 mod doctor;
 mod effects;
