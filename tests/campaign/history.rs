@@ -242,10 +242,16 @@ impl History {
     /// Whether an entry was replaced while a purge was under way, and what replaced it stayed. In a cluster a purge takes
     /// what was there when it was proposed, and what is stored before it is applied still finds that.
     fn is_spared(&self, loss: &Op, key: usize) -> bool {
-        let is_of_key = |message: &Stored| {
-            let is_it = |op: &Op| op.key == key && Some(op.id) == message.op;
-            message.op.is_some() && self.ops.iter().any(is_it)
-        };
+        let puts = self
+            .ops
+            .iter()
+            .filter(|op| op.key == key)
+            .map(|op| op.id)
+            .collect::<BTreeSet<_>>();
+        let is_put = |message: &&Stored| message.op.is_some_and(|op| puts.contains(&op));
+        let put = self.stored.iter().filter(is_put);
+        // Deletes are on them too.
+        let subjects = put.map(|message| &message.subject).collect::<BTreeSet<_>>();
         let stays = |message: &Stored| {
             let stands = self.standing.first().and_then(|standing| *standing.get(key)?);
             let is_replaced = |later: &Stored| {
@@ -259,7 +265,9 @@ impl History {
             .stored
             .iter()
             .filter(|message| is_heard_during(loss, message));
-        let meanwhile = heard.filter(|message| is_of_key(message)).collect::<Vec<_>>();
+        let meanwhile = heard
+            .filter(|message| subjects.contains(&message.subject))
+            .collect::<Vec<_>>();
         let last = meanwhile.iter().max_by_key(|message| message.unix_nanos);
         self.is_of_a_cluster()
             && meanwhile.iter().all(|message| message.previous != 0)
