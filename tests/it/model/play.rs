@@ -489,7 +489,6 @@ impl Judge<'_> {
         let is_etag_other =
             matches!(&asked.condition, Condition::Etag(etag) if Some(etag) != self.etag.as_ref());
         let is_retry = !asked.request_id.is_empty() && asked.retry_age.is_some();
-        let is_there = self.before.last_word(&asked.what.key()).is_some();
         let reasons = [
             (
                 ErrorReason::RequestIdReused,
@@ -506,8 +505,9 @@ impl Judge<'_> {
             (ErrorReason::EtagMismatch, is_etag_other),
             (
                 ErrorReason::OutcomeSuperseded,
-                // Every entry here began after the first attempt, so that none has a record that reaches back to it.
-                is_retry && self.done.is_none() && is_there,
+                // Every entry here began after the first attempt, so that none has a record that reaches back to it; where
+                // there is nothing of an entry, it depends on since when the gateway follows the stream.
+                is_retry && self.done.is_none(),
             ),
         ];
         let is_true = reasons.contains(&(told.reason, true));
