@@ -15,6 +15,7 @@ mod compare;
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::compare::{Action, Kept};
@@ -44,11 +45,14 @@ pub const SEALED_AFTER: Duration = Duration::from_secs(10);
 /// Writes under way at a time.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// Writes between two looks at the time.
+/// Writes that are still made where one of them fails.
 const CHUNK: usize = 512;
 
-/// What is left of a call's time when it begins no further writes.
+/// What is left of a call's time when it begins no further writes, at least.
 const RESERVE: Duration = Duration::from_millis(1_500);
+
+/// Looks that may be taken in what is left: one at both, and the answer of as many entries.
+const RESERVE_LOOKS: u32 = 3;
 
 /// What is asked of a migration.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +131,7 @@ impl Control {
             source: aside(Part::CacheStream, &stream),
             target: bucket.as_ref().map(|info| aside(Part::Kv, info)),
             deadline,
+            reserve: RESERVE,
             refused: BTreeMap::new(),
             done: Migrated::default(),
         };
@@ -212,6 +217,7 @@ struct Moving<'a> {
     /// None where a rehearsal finds no bucket.
     target: Option<Arc<Lattice>>,
     deadline: Deadline,
+    reserve: Duration,
     /// What the bucket does not take.
     refused: BTreeMap<EntryKey, Kept>,
     done: Migrated,
@@ -228,15 +234,21 @@ impl Moving<'_> {
     /// Compares and writes until both hold the same, or time is up.
     async fn run(&mut self, mode: Mode) -> Result<(), ControlError> {
         loop {
+            let began = Instant::now();
             let compared = self.look().await?;
+            self.reserve = self.reserve.max(began.elapsed() * RESERVE_LOOKS);
             let changes = compared.changes;
-            if mode == Mode::ValidateOnly || changes.is_empty() || self.deadline.left() < RESERVE {
+            if mode == Mode::ValidateOnly || changes.is_empty() || !self.has_time() {
                 return Ok(());
             }
             if self.carry_out(changes).await?.is_break() {
                 return self.look().await.map(drop);
             }
         }
+    }
+
+    fn has_time(&self) -> bool {
+        self.deadline.left() >= self.reserve
     }
 
     /// Compares both as their leaders have them now, and notes how far it is.
@@ -288,7 +300,7 @@ impl Moving<'_> {
             return Ok(ControlFlow::Break(()));
         };
         let mut changes = changes.into_iter();
-        while self.deadline.left() >= RESERVE {
+        while self.has_time() {
             let chunk = changes.by_ref().take(CHUNK).collect::<Vec<_>>();
             if chunk.is_empty() {
                 break;
@@ -308,7 +320,9 @@ impl Moving<'_> {
 
     async fn write(&self, target: &Arc<Lattice>, changes: Vec<Change>) -> Written {
         let (tasks, deadline) = (self.control.lattices().tasks(), self.deadline);
-        let writes = changes.into_iter().map(|change| {
+        // A stream may take so little that a chunk would outlast the call.
+        let changes = changes.into_iter().take_while(|_| self.has_time());
+        let writes = changes.map(|change| {
             let (mutation, target) = (self.mutation(change), Arc::clone(target));
             let key = Arc::clone(&mutation.key);
             async move { (key, target.mutate(mutation, tasks, deadline).await) }

@@ -344,7 +344,7 @@ async fn a_migration_that_is_broken_off_is_gone_on_with() {
     drop(stand.gateway);
     stand.gateway = TestGateway::at(&url).await;
     stand.ctl = Ctl::new(&stand.gateway);
-    let told = stand.ctl.json("migrate --to kv --yes").await;
+    let told = stand.ctl.json("migrate --to kv --yes --timeout 60s").await;
     assert_eq!(told["verified"], true, "{told}");
     assert_eq!(told["unchangedCount"], COUNT.to_string());
     assert_eq!(stand.links_count().await, COUNT);
