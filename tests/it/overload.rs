@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -45,10 +45,10 @@ fn put(link_name: &str) -> PutLinkDefinitionRequest {
     put_link(link)
 }
 
-async fn put_within(gateway: &TestGateway, link_name: &str, time: Duration) -> Result<(), Told> {
+async fn put_within(gateway: &TestGateway, link_name: &str, time: Duration) -> Result<(), Status> {
     let mut request = Request::new(put(link_name));
     request.set_timeout(time);
-    told(gateway.links().put_link_definition(request).await).map(drop)
+    gateway.links().put_link_definition(request).await.map(drop)
 }
 
 /// What reads from memory, and asks for health, is served.
@@ -194,9 +194,14 @@ async fn a_stream_that_does_not_answer_is_not_waited_for_until_it_answers_again(
     until("calls are turned away", async || {
         attempts += 1;
         let name = format!("attempt-{attempts}");
-        let told = put_within(&gateway, &name, Duration::from_millis(500))
+        let status = put_within(&gateway, &name, Duration::from_millis(500))
             .await
             .unwrap_err();
+        if status.code() == Code::Cancelled {
+            // By the client's own clock, which a busy machine may let end first.
+            return None;
+        }
+        let told = Told::from(status);
         if told.reason == ErrorReason::BackendUnavailable {
             assert_eq!(told.code, Code::Unavailable);
             assert!(told.retry_after.is_some());
