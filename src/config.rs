@@ -372,7 +372,8 @@ impl Default for RawNats {
 impl Default for RawLog {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            // What its client says of a connection is told with the servers' addresses already.
+            filter: "info,async_nats=warn".to_owned(),
             format: LogFormat::Text,
         }
     }

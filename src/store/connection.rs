@@ -204,6 +204,7 @@ impl Connection {
         });
         let violations = Arc::<Mutex<Violations>>::default();
         let events = EventSink {
+            servers: without_passwords(&config.servers).into(),
             state: Arc::new(sender),
             violations: Arc::clone(&violations),
         };
@@ -463,15 +464,17 @@ impl Violations {
 
 #[derive(Clone)]
 struct EventSink {
+    servers: Arc<str>,
     state: Arc<watch::Sender<State>>,
     violations: Arc<Mutex<Violations>>,
 }
 
 impl EventSink {
     fn take(&self, event: Event) {
+        let servers = &*self.servers;
         match event {
             Event::Connected => {
-                info!("connected to NATS");
+                info!(servers, "connected to NATS");
                 self.state.send_modify(|state| {
                     state.status = Status::Connected;
                     state.connects += 1;
@@ -479,20 +482,20 @@ impl EventSink {
                 });
             }
             Event::Disconnected => {
-                warn!("the connection to NATS is lost");
+                warn!(servers, "the connection to NATS is lost");
                 self.away();
             }
             Event::Closed | Event::Draining => {
-                debug!(%event, "the connection to NATS ends");
+                debug!(servers, %event, "the connection to NATS ends");
                 self.away();
             }
             Event::ServerError(ServerError::Other(text)) if text.contains("ermissions Violation") => {
-                error!(%text, "NATS refuses the gateway's user");
+                error!(servers, %text, "NATS refuses the gateway's user");
                 let count = self.violations.lock().note(text);
                 self.state.send_modify(|state| state.violations = count);
             }
             Event::ServerError(_) | Event::ClientError(_) | Event::SlowConsumer(_) | Event::LameDuckMode => {
-                warn!(%event, "NATS");
+                warn!(servers, %event, "NATS");
             }
         }
     }
