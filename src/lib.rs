@@ -61,7 +61,10 @@
 //! **An answer that publishes nothing is given only from a fresh mirror**, one that has reached the last sequence that
 //! the stream's leader told during the call. A publish may rest on a stale one: its expectation catches that.
 //!
-//! **A reason that says *not applied* is given only while no publish of the call is unknown** ([`control::mutate`]).
+//! **A reason that says *not applied* is given only while no publish of the call is unknown** ([`control::mutate`]), and to a
+//! retry only where its first attempt is known not to have been applied. Of an entry of which there is nothing, that is only
+//! what this mirror has followed: the entry and its record may have gone together, with the stream or by a purge. What is
+//! asked for is then written (again), and a refusal is `OUTCOME_SUPERSEDED`.
 //!
 //! **Nothing is published for a caller that has gone away**: it may be back on another gateway, and be refused there. What
 //! was published already is seen through.

@@ -292,6 +292,7 @@ struct Attempt<'a> {
     deadline: Deadline,
     fresh: Option<i64>,
     unknown: Option<UnknownPublish>,
+    /// As [`Publish`] tells of the last one.
     may_be_forgotten: bool,
     /// Of a cluster that keeps the ids it refused: how many of this call's it keeps.
     refused_ids: u32,
