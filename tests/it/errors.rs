@@ -24,7 +24,7 @@ use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
     gateway::{self, caller},
-    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
+    http2, interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
     wire::Wire,
 };
 
@@ -577,6 +577,18 @@ async fn while_draining() -> Vec<Told> {
         .list_lattices(ListLatticesRequest::default())
         .await
         .unwrap();
+    // As long as one call is under way, the server does not come to its end.
+    let mut held = http2::Connection::open(grpc, 65_535).await.unwrap();
+    held.send(&http2::call(1, "LatticeService/ListLattices"))
+        .await
+        .unwrap();
+    until("it is under way", async || {
+        gateway::metrics(admin)
+            .await
+            .contains("\nlattice_gateway_rpc_in_flight 1\n")
+            .then_some(())
+    })
+    .await;
     wire.stall_answers(true);
     let refusal = async {
         until("the server drains", async || {
@@ -595,6 +607,7 @@ async fn while_draining() -> Vec<Told> {
             wire.stall_answers(false);
         };
         let (answer, ()) = tokio::join!(call, refused);
+        drop(held);
         told(answer).unwrap_err()
     };
     let ((), refusal) = tokio::join!(running.shut_down(), refusal);

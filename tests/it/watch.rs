@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     Bucket, Nats, TestGateway,
     api::{self, ACTOR, PROVIDER},
-    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told,
+    interface_link, keys, link, named_config, put_config, put_interface_link, put_link, told, until,
     view::View,
     watch::watch_all,
 };
@@ -235,10 +235,11 @@ async fn what_is_told_in_part_is_told_to_its_end_before_another_stream() {
     watching.until("what stands", |view| view.is_consistent).await;
     // More than the client's window takes: what comes behind it is told in parts.
     let configs = (0..300).map(|number| named_config(&format!("config-{number}"), &value));
-    let puts = configs.map(|config| gateway.put_config(put_config(config)));
-    for answer in join_all(puts.collect::<Vec<_>>()).await {
-        answer.unwrap();
-    }
+    let puts = configs.map(async |config| {
+        let put = put_config(config);
+        until("it is put", async || gateway.put_config(put.clone()).await.ok()).await;
+    });
+    join_all(puts.collect::<Vec<_>>()).await;
     watching
         .until("a part of the rest", |view| {
             !view.is_consistent && view.entries().len() > 150
@@ -303,7 +304,7 @@ async fn many_writers_and_watches_end_with_one_view() {
     assert_eq!(info["consumers"].as_array().unwrap().len(), 1, "{info}");
     assert!(gateway.metrics().await.contains("lattice_gateway_watches 30"));
     drop(watches);
-    crate::harness::until("the watches are gone", async || {
+    until("the watches are gone", async || {
         gateway
             .metrics()
             .await
