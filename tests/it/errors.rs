@@ -477,7 +477,7 @@ async fn of_a_broken_wire() -> Vec<Told> {
         })
         .await;
         let mut put = Request::new(put_link(link(ACTOR, PROVIDER, "second")));
-        put.set_timeout(Duration::from_millis(500));
+        put.set_timeout(Duration::from_secs(1));
         told(gateway.links().put_link_definition(put).await).unwrap_err()
     };
     let late = async {
