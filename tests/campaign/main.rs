@@ -85,6 +85,9 @@ struct Options {
     /// The seed of the first round; each next one has the next number.
     #[arg(long)]
     seed: Option<u64>,
+    /// Goes on with the campaign that was broken off, whose totals are where histories are kept.
+    #[arg(long, conflicts_with = "seed")]
+    go_on: bool,
     /// Runs only this many rounds.
     #[arg(long)]
     rounds: Option<u64>,
@@ -229,29 +232,30 @@ async fn run(options: Options) -> ExitCode {
         has_hosts: options.hosts,
         faults: &options.faults,
     };
-    let began = Instant::now();
-    let until = began + options.time();
-    let mut totals = Totals::default();
-    let mut failed = Vec::new();
-    for number in 0..options.rounds.unwrap_or(u64::MAX) {
+    let mut totals = match options.go_on {
+        true => Totals::read(&options.keep),
+        false => Totals::from(first_seed),
+    };
+    let until = Instant::now() + options.time();
+    for _ in 0..options.rounds.unwrap_or(u64::MAX) {
         if Instant::now() >= until || (options.release && totals.is_enough_for_a_release()) {
             break;
         }
-        let seed = first_seed + number;
-        eprint!("campaign: {:5.1} min, ", began.elapsed().as_secs_f64() / 60.0);
-        let played = plan.round(seed).await;
-        totals.add(&played);
+        let began = Instant::now();
+        eprint!("campaign: {:5.1} min, ", totals.minutes());
+        let played = plan.round(totals.next_seed()).await;
+        totals.add(&played, began.elapsed());
+        totals.keep(&options.keep);
         if !played.violations.is_empty() {
-            failed.push(seed);
             tell(&options, &played);
         }
     }
-    totals.report(first_seed, began.elapsed(), &failed);
+    totals.report();
     if options.release {
-        totals.report_release(began.elapsed());
+        totals.report_release();
     }
     let falls_short = options.release && !totals.is_enough_for_a_release();
-    ExitCode::from(u8::from(falls_short || !failed.is_empty()))
+    ExitCode::from(u8::from(falls_short || totals.has_failed()))
 }
 
 /// Keeps the history of a failed round, and tells what is wrong and how to see it again.

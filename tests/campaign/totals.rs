@@ -1,6 +1,12 @@
 //! What a campaign comes to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     history::{Action, How, Outcome},
@@ -13,9 +19,13 @@ const RELEASE_FAULTS: u64 = 1_000;
 const RELEASE_WRITES: u64 = 1_000_000;
 
 /// Counts over all rounds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Totals {
+    first_seed: u64,
+    /// Of rounds with violations.
+    failed: Vec<u64>,
     rounds: u64,
+    time: Duration,
     by_topology: BTreeMap<String, u64>,
     by_layout: BTreeMap<String, u64>,
     by_fault: BTreeMap<String, u64>,
@@ -41,9 +51,48 @@ pub struct Totals {
     violations: usize,
 }
 
+fn file(folder: &Path) -> PathBuf {
+    folder.join("totals.json")
+}
+
 impl Totals {
-    pub fn add(&mut self, played: &Played) {
+    pub fn from(first_seed: u64) -> Self {
+        Self {
+            first_seed,
+            ..Self::default()
+        }
+    }
+
+    /// Those of a campaign that was broken off.
+    pub fn read(folder: &Path) -> Self {
+        let text = std::fs::read_to_string(file(folder)).expect("a campaign was begun there");
+        serde_json::from_str(&text).expect("the totals of a campaign")
+    }
+
+    pub fn keep(&self, folder: &Path) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(file(folder), serde_json::to_string(self).unwrap()).unwrap();
+    }
+
+    pub fn next_seed(&self) -> u64 {
+        self.first_seed + self.rounds
+    }
+
+    pub fn minutes(&self) -> f64 {
+        self.time.as_secs_f64() / 60.0
+    }
+
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// Adds a round, which took so long.
+    pub fn add(&mut self, played: &Played, time: Duration) {
         let history = &played.history;
+        if !played.violations.is_empty() {
+            self.failed.push(self.next_seed());
+        }
+        self.time += time;
         self.rounds += 1;
         *self.by_topology.entry(history.topology.clone()).or_default() += 1;
         let layout = match history.has_hosts {
@@ -108,13 +157,13 @@ impl Totals {
     }
 
     /// Tells how far it is from what a release has to stand.
-    pub fn report_release(&self, time: Duration) {
+    pub fn report_release(&self) {
         let verdict = match self.is_enough_for_a_release() {
             true => "reached",
             false => "not reached",
         };
         println!();
-        let seconds = time.as_secs_f64();
+        let seconds = self.time.as_secs_f64();
         for (what, count, goal) in [
             ("faults", self.faults(), RELEASE_FAULTS),
             ("writes asked for", self.writes(), RELEASE_WRITES),
@@ -126,12 +175,13 @@ impl Totals {
         println!("release figures: {verdict}");
     }
 
-    pub fn report(&self, seed: u64, time: Duration, failed: &[u64]) {
+    pub fn report(&self) {
         let writes = self.writes();
         let share = |count: u64| format!("{count} ({:.2} %)", 100.0 * per(count, writes));
         println!(
-            "\ncampaign of {:.1} minutes from seed {seed}: {} rounds",
-            time.as_secs_f64() / 60.0,
+            "\ncampaign of {:.1} minutes from seed {}: {} rounds",
+            self.minutes(),
+            self.first_seed,
             self.rounds
         );
         println!("topologies: {}", list(&self.by_topology));
@@ -171,8 +221,8 @@ impl Totals {
         ] {
             println!("{what:<50} {count}");
         }
-        if !failed.is_empty() {
-            println!("failed seeds: {failed:?}");
+        if self.has_failed() {
+            println!("failed seeds: {:?}", self.failed);
         }
     }
 }

@@ -21,6 +21,7 @@ use lattice_gateway::proto::{
     oci_reference_service_client::OciReferenceServiceClient, watch_service_client::WatchServiceClient,
 };
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -52,7 +53,7 @@ pub struct Watchers {
 }
 
 /// How much was watched.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Watched {
     pub reconnects: u64,
     pub resyncs: u64,

@@ -282,12 +282,20 @@ impl Nats {
 
     /// A raw client, as internal tools and hosts use one.
     pub async fn client(&self) -> async_nats::Client {
-        self.connect(self.user.as_deref()).await.unwrap()
+        self.connected(self.user.as_deref()).await
     }
 
     /// A raw client of another user.
     pub async fn client_for(&self, user: &str) -> async_nats::Client {
-        self.connect(Some(user)).await.unwrap()
+        self.connected(Some(user)).await
+    }
+
+    /// A server that has hardly any time of a busy machine gives a client up before it has said who it is.
+    async fn connected(&self, user: Option<&str>) -> async_nats::Client {
+        until("a raw client is connected", async || {
+            self.connect(user).await.ok()
+        })
+        .await
     }
 
     async fn connect(&self, user: Option<&str>) -> Result<async_nats::Client, async_nats::ConnectError> {
