@@ -4,7 +4,7 @@
 //! how they stand now; so nobody waits for a slow one, and its memory does not grow.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
@@ -39,6 +39,8 @@ pub struct ChangeLog {
     /// How many changes came before the first that is remembered.
     forgotten: u64,
     keys: VecDeque<Arc<EntryKey>>,
+    /// How often each is among them: whoever names an entry anew, as each record of links does, shares the name of the last time.
+    names: HashMap<Arc<EntryKey>, u32>,
 }
 
 impl ChangeLog {
@@ -49,16 +51,32 @@ impl ChangeLog {
             id: RandomState::new().hash_one(()),
             forgotten: 0,
             keys: VecDeque::new(),
+            names: HashMap::new(),
         }
     }
 
     /// Notes a change.
     pub fn note(&mut self, key: Arc<EntryKey>) {
         if self.keys.len() >= REMEMBERED_MAX {
-            self.keys.pop_front();
-            self.forgotten += 1;
+            self.forget_first();
         }
+        let known = self.names.get_key_value(&key).map(|(known, _)| Arc::clone(known));
+        let key = known.unwrap_or(key);
+        *self.names.entry(Arc::clone(&key)).or_default() += 1;
         self.keys.push_back(key);
+    }
+
+    fn forget_first(&mut self) {
+        let Some(first) = self.keys.pop_front() else {
+            return;
+        };
+        self.forgotten += 1;
+        if let Entry::Occupied(mut name) = self.names.entry(first) {
+            match *name.get() {
+                1 => drop(name.remove_entry()),
+                count => *name.get_mut() = count - 1,
+            }
+        }
     }
 
     /// The place behind the last change.
@@ -128,6 +146,20 @@ mod tests {
         assert_eq!(names(&log.since(end).unwrap()), [""; 0]);
         log.note(key("b"));
         assert_eq!(names(&log.since(end).unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn an_entry_that_is_named_anew_costs_a_place_alone() {
+        let mut log = ChangeLog::new();
+        for name in ["a", "b", "a"] {
+            log.note(key(name));
+        }
+        assert!(Arc::ptr_eq(&log.keys[0], &log.keys[2]));
+        log.forget_first();
+        log.forget_first();
+        assert_eq!(log.names, HashMap::from([(key("a"), 1)]));
+        log.forget_first();
+        assert!(log.names.is_empty() && log.keys.is_empty());
     }
 
     #[test]
