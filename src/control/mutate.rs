@@ -339,7 +339,9 @@ impl Attempt<'_> {
     }
 
     fn known<'a>(&'a self, unmet: Option<&'a Refusal>) -> Known<'a> {
-        let retry = self.mutation.retry.filter(|_| Safeguard::RetryRule.holds());
+        // What no message can hold was never applied.
+        let may_be_applied = |_: &Retry| Safeguard::RetryRule.holds() && self.home().is_ok();
+        let retry = self.mutation.retry.filter(may_be_applied);
         let since_first = retry.map(Retry::age);
         let since_publish = self.unknown.map(|publish| publish.sent.elapsed());
         Known {

@@ -187,6 +187,22 @@ async fn deleted_claims_carry_what_was_stored_and_never_take_anothers_alias_alon
 }
 
 #[tokio::test]
+async fn a_retry_on_what_no_message_can_hold_is_refused_as_any_call() {
+    let stand = Stand::start().await;
+    stand.put_claims(claims(ACTOR, "")).await.unwrap();
+    let key = ACTOR.get(1..).unwrap();
+    let retry = DeleteClaimsRequest {
+        lattice: "default".into(),
+        public_key: format!("{key}#"),
+        request_id: "request-0001".into(),
+        retry_age: Some(Duration::from_secs(600).into()),
+        ..DeleteClaimsRequest::default()
+    };
+    let told = told(stand.gateway.claims().delete_claims(retry).await).unwrap_err();
+    assert_eq!(told.reason, ErrorReason::EntryNotFound);
+}
+
+#[tokio::test]
 async fn a_key_that_holds_another_link_is_a_conflict() {
     let stand = Stand::start().await;
     let named = |contract: &str, name: &str| LinkDefinition {
