@@ -195,7 +195,7 @@ async fn a_retry_on_what_no_message_can_hold_is_refused_as_any_call() {
         lattice: "default".into(),
         public_key: format!("{key}#"),
         request_id: "request-0001".into(),
-        retry_age: Some(Duration::from_secs(600).into()),
+        retry_age: Some(Duration::from_mins(10).into()),
         ..DeleteClaimsRequest::default()
     };
     let told = told(stand.gateway.claims().delete_claims(retry).await).unwrap_err();
