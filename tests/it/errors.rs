@@ -564,8 +564,8 @@ async fn without_jetstream() -> Vec<Told> {
 /// A call that reaches the server after it began to drain, before the client hears of it.
 async fn while_draining() -> Vec<Told> {
     let nats = Nats::start().await;
-    let TestGateway { running, .. } = TestGateway::dev(&nats).await;
-    let (grpc, admin) = (running.grpc, running.admin);
+    let gateway = TestGateway::dev(&nats).await;
+    let (grpc, admin) = (gateway.running.grpc, gateway.running.admin);
     let wire = Wire::to(grpc.port()).await;
     let channel = tonic::transport::Endpoint::from_shared(wire.url().replace("nats", "http"))
         .unwrap()
@@ -582,13 +582,7 @@ async fn while_draining() -> Vec<Told> {
     held.send(&http2::call(1, "LatticeService/ListLattices"))
         .await
         .unwrap();
-    until("it is under way", async || {
-        gateway::metrics(admin)
-            .await
-            .contains("\nlattice_gateway_rpc_in_flight 1\n")
-            .then_some(())
-    })
-    .await;
+    gateway.are_under_way(1).await;
     wire.stall_answers(true);
     let refusal = async {
         until("the server drains", async || {
@@ -610,6 +604,6 @@ async fn while_draining() -> Vec<Told> {
         drop(held);
         told(answer).unwrap_err()
     };
-    let ((), refusal) = tokio::join!(running.shut_down(), refusal);
+    let ((), refusal) = tokio::join!(gateway.running.shut_down(), refusal);
     vec![refusal]
 }

@@ -237,7 +237,14 @@ async fn what_is_told_in_part_is_told_to_its_end_before_another_stream() {
     let configs = (0..300).map(|number| named_config(&format!("config-{number}"), &value));
     let puts = configs.map(async |config| {
         let put = put_config(config);
-        until("it is put", async || gateway.put_config(put.clone()).await.ok()).await;
+        until("it is put", async || {
+            match gateway.put_config(put.clone()).await {
+                // So many at once may be more than the stream takes on a busy machine.
+                Err(told) if told.reason == ErrorReason::BackendUnavailable => None,
+                answer => Some(answer.unwrap()),
+            }
+        })
+        .await;
     });
     join_all(puts.collect::<Vec<_>>()).await;
     watching

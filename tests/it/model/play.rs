@@ -488,16 +488,15 @@ impl Judge<'_> {
         );
         let is_etag_other =
             matches!(&asked.condition, Condition::Etag(etag) if Some(etag) != self.etag.as_ref());
+        let is_missing = !exists && (is_delete_of_nothing || asked.condition == Condition::MustExist);
         let is_retry = !asked.request_id.is_empty() && asked.retry_age.is_some();
+        let is_there = self.before.last_word(&asked.what.key()).is_some();
         let reasons = [
             (
                 ErrorReason::RequestIdReused,
                 self.done.is_some_and(|done| !self.is_same(done)),
             ),
-            (
-                ErrorReason::EntryNotFound,
-                !exists && (is_delete_of_nothing || asked.condition == Condition::MustExist),
-            ),
+            (ErrorReason::EntryNotFound, is_missing),
             (
                 ErrorReason::EntryExists,
                 exists && asked.condition == Condition::MustNotExist,
@@ -505,9 +504,10 @@ impl Judge<'_> {
             (ErrorReason::EtagMismatch, is_etag_other),
             (
                 ErrorReason::OutcomeSuperseded,
-                // Every entry here began after the first attempt, so that none has a record that reaches back to it; where
-                // there is nothing of an entry, it depends on since when the gateway follows the stream.
-                is_retry && self.done.is_none(),
+                // Every entry here began after the first attempt, so that none has a record that reaches back to it. Where
+                // there is nothing of an entry, it is written unless that is refused; whether the refusal is told depends on
+                // since when the gateway follows the stream.
+                is_retry && self.done.is_none() && (is_there || is_missing || is_etag_other),
             ),
         ];
         let is_true = reasons.contains(&(told.reason, true));
