@@ -249,6 +249,20 @@ impl Evidence {
         self.others.iter().chain([&self.own]).copied()
     }
 
+    /// The calls of the value, which is stored so, and of every earlier message of which all are on record.
+    pub fn whole_messages(&self, sequence: u64, unix_millis: i64) -> impl Iterator<Item = Applied> {
+        let oldest = self.past.ring.first().map(|applied| applied.sequence);
+        // Several calls share a message of a shared record: of the oldest some may have been evicted.
+        let is_whole =
+            move |applied: &&Applied| !applied.stamp.is_shared() || Some(applied.sequence) != oldest;
+        let own = self.calls().map(move |stamp| Applied {
+            stamp,
+            sequence,
+            unix_millis,
+        });
+        self.past.ring.iter().filter(is_whole).copied().chain(own)
+    }
+
     /// The calls on record once this value has been stored: its past and itself.
     pub fn into_past(self, sequence: u64, unix_millis: i64) -> Past {
         let past = match self.began {

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     changes::{ChangeLog, Place},
-    evidence::{Applied, Packed, Past, is_behind},
+    evidence::{Applied, Packed, Past, Stamp, is_behind},
     layout::{Decoded, Part},
     witness::Witness,
 };
@@ -379,6 +379,13 @@ pub struct Contents {
     witness: Witness,
     /// What changed since a mirror first had these contents.
     changes: ChangeLog,
+}
+
+/// What is told of a message, which may be overwritten by now.
+#[derive(Debug, Default)]
+struct ToldMessage {
+    unix_millis: i64,
+    calls: Vec<Stamp>,
 }
 
 /// What was on a subject, and was taken out.
@@ -935,12 +942,16 @@ impl Contents {
     }
 
     /// Takes over the kept evidence of an earlier look at the same incarnation, and what was seen.
-    fn inherit(&mut self, earlier: &Self) {
+    fn inherit(&mut self, earlier: &mut Self) {
         if earlier.epoch != self.epoch || earlier.position > self.position {
             return;
         }
         if self.is_same_life(earlier) {
-            self.witness.go_on_from(&earlier.witness);
+            let mut witness = std::mem::take(&mut earlier.witness);
+            for (sequence, told) in self.told_behind(witness.position()) {
+                witness.see(sequence, told.unix_millis, told.calls);
+            }
+            self.witness = witness;
         }
         for (key, old) in &earlier.entries {
             self.name(key);
@@ -953,6 +964,28 @@ impl Contents {
                 slot.kept = past.or_else(|| old.kept.clone());
             }
         }
+    }
+
+    /// By sequence, what is told of every message behind one: by itself, or by the record of what overwrote it.
+    fn told_behind(&self, sequence: u64) -> BTreeMap<u64, ToldMessage> {
+        let mut told = BTreeMap::<u64, ToldMessage>::new();
+        for held in self.held.values().filter(|held| held.sequence > sequence) {
+            told.entry(held.sequence).or_default().unix_millis = held.unix_millis;
+        }
+        let slots = self.entries.values().chain(self.unnamed.values());
+        for carrier in slots.flat_map(|slot| &slot.carriers) {
+            let evidence = carrier.evidence.as_ref().filter(|_| carrier.sequence > sequence);
+            let Some(evidence) = evidence.and_then(Packed::evidence) else {
+                continue;
+            };
+            let calls = evidence.whole_messages(carrier.sequence, carrier.unix_millis());
+            for applied in calls.filter(|call| call.sequence > sequence) {
+                let message = told.entry(applied.sequence).or_default();
+                message.unix_millis = applied.unix_millis;
+                message.calls.push(applied.stamp);
+            }
+        }
+        told
     }
 
     /// Names what tells that this entry is gone.
@@ -1288,3 +1321,6 @@ enum Arrival {
     Ahead(oneshot::Receiver<()>),
     OtherEpoch,
 }
+
+#[cfg(test)]
+mod tests;

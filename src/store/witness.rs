@@ -2,8 +2,9 @@
 //!
 //! The record that travels with an entry ([`evidence`](super::evidence)) ends where a host overwrote the entry, where
 //! somebody purged it, or where it is full. Whoever follows the stream without a gap knows more: a call that is not
-//! among the sequences of its run was not applied during the run, whatever became of the entry since. This is what
-//! one process knows; it is bounded and never written down.
+//! among the sequences of its run was not applied during the run, whatever became of the entry since. Of what was
+//! overwritten before it could be seen, the record of its successor tells. This is what one process knows; it is bounded
+//! and never written down.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -69,26 +70,9 @@ impl Witness {
         }
     }
 
-    /// Goes on with what an earlier look at the same incarnation saw, where nothing is missing in between.
-    pub fn go_on_from(&mut self, earlier: &Self) {
-        let Some((run, before)) = self.run.zip(earlier.run) else {
-            return;
-        };
-        if run.first_sequence > earlier.position + 1 {
-            return;
-        }
-        let mut joined = Self {
-            position: earlier.position,
-            run: Some(before),
-            ..Self::default()
-        };
-        for seen in [earlier, &*self] {
-            for applied in seen.order.iter().filter_map(|id| seen.calls.get(id)) {
-                joined.keep(*applied);
-            }
-        }
-        joined.position = self.position.max(earlier.position);
-        *self = joined;
+    /// The last sequence that was seen.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Whether a call for an entry of a shared record was applied behind a sequence.
@@ -144,12 +128,6 @@ mod tests {
         OLD * i64::from(sequence)
     }
 
-    fn found(witness: &Witness) -> Vec<u8> {
-        (0..=u8::MAX)
-            .filter(|name| witness.find([*name; 8]).is_some())
-            .collect()
-    }
-
     #[test]
     fn a_run_begins_behind_its_last_gap() {
         assert_eq!(witness([]).complete_since(0), None);
@@ -165,23 +143,6 @@ mod tests {
             None,
             "7 was removed before it was delivered"
         );
-    }
-
-    #[test]
-    fn a_new_look_goes_on_with_an_earlier_one_that_it_joins() {
-        let earlier = witness([5, 6, 7]);
-        for (later, since, calls) in [
-            (witness([3, 7, 8, 9]), at(5), vec![3, 5, 6, 7, 8, 9]),
-            (witness([8, 9]), at(5), vec![5, 6, 7, 8, 9]),
-            (witness([9, 10]), at(9), vec![9, 10]),
-            (witness([]), 0, vec![]),
-        ] {
-            let mut joined = later;
-            joined.go_on_from(&earlier);
-            assert_eq!(found(&joined), calls);
-            let last = calls.last().copied().unwrap_or_default();
-            assert_eq!(joined.complete_since(last.into()).unwrap_or_default(), since);
-        }
     }
 
     #[test]
