@@ -77,9 +77,10 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// The time since the first attempt was sent.
-    pub fn age(self) -> Duration {
-        self.age_at_arrival.saturating_add(self.arrived.elapsed())
+    /// The time from when the first attempt was sent to a moment.
+    pub fn age(self, moment: Instant) -> Duration {
+        let since_arrival = moment.saturating_duration_since(self.arrived);
+        self.age_at_arrival.saturating_add(since_arrival)
     }
 }
 
@@ -134,7 +135,7 @@ pub enum Mode {
 pub struct Known<'a> {
     /// The leader's clock (Unix milliseconds) where the view is fresh.
     pub fresh: Option<i64>,
-    /// Of a call that may have been applied before: the time since its first attempt.
+    /// Of a call that may have been applied before: the time from its first attempt to when the leader's clock was told.
     pub first_attempt_age: Option<Duration>,
     /// Of a publish of this very call whose outcome is unknown: the sequence it expected.
     pub unknown_publish: Option<u64>,
@@ -306,7 +307,7 @@ fn is_same(asked: &Etag, standing: &Etag) -> bool {
 }
 
 /// A moment so long before `now`, Unix milliseconds.
-fn before(now: i64, age: Duration) -> i64 {
+pub(super) fn before(now: i64, age: Duration) -> i64 {
     now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 

@@ -10,6 +10,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     Clock, ControlError, Deadline,
+    decide::before,
     effects::Effects,
     gate::Gate,
     lattices::LatticeSettings,
@@ -74,8 +75,17 @@ pub struct WriteAtRisk {
 pub struct Fresh {
     /// The leader's clock, Unix milliseconds.
     pub unix_millis: i64,
+    /// When that was told. The mirror may have needed long to catch up since.
+    pub told: Instant,
     /// The stream's last sequence.
     pub last: Revision,
+}
+
+impl Fresh {
+    /// What the leader's clock showed at a moment before, Unix milliseconds.
+    pub fn at(self, moment: Instant) -> i64 {
+        before(self.unix_millis, self.told.saturating_duration_since(moment))
+    }
 }
 
 impl Lattice {
@@ -195,6 +205,7 @@ impl Lattice {
             .await
             .ok_or(ControlError::ReadTimedOut)?
             .map_err(|error| ControlError::of_api(error, self.name.as_str()))?;
+        let told_at = Instant::now();
         let info = told.info;
         let last = Revision {
             epoch: info.epoch(&self.stream),
@@ -219,6 +230,7 @@ impl Lattice {
             unix_millis: info.unix_millis().ok_or_else(|| ControlError::Internal {
                 detail: "the NATS server tells no time".to_owned(),
             })?,
+            told: told_at,
             last,
         })
     }

@@ -25,7 +25,7 @@ use super::{
     decide::{self, Answer, Condition, Desired, Known, Mutation, Publish, Refusal, Retry, Step},
     effects,
     intent::Intent,
-    lattice::Lattice,
+    lattice::{Fresh, Lattice},
     unstoppable::Unstoppable,
 };
 use crate::{
@@ -290,7 +290,7 @@ struct Attempt<'a> {
     lattice: &'a Lattice,
     mutation: &'a Mutation,
     deadline: Deadline,
-    fresh: Option<i64>,
+    fresh: Option<Fresh>,
     unknown: Option<UnknownPublish>,
     /// As [`Publish`] tells of the last one.
     may_be_forgotten: bool,
@@ -342,10 +342,13 @@ impl Attempt<'_> {
         // What no message can hold was never applied.
         let may_be_applied = |_: &Retry| Safeguard::RetryRule.holds() && self.home().is_ok();
         let retry = self.mutation.retry.filter(may_be_applied);
-        let since_first = retry.map(Retry::age);
-        let since_publish = self.unknown.map(|publish| publish.sent.elapsed());
+        let told = self.fresh.map_or_else(Instant::now, |fresh| fresh.told);
+        let since_first = retry.map(|retry| retry.age(told));
+        let since_publish = self
+            .unknown
+            .map(|publish| told.saturating_duration_since(publish.sent));
         Known {
-            fresh: self.fresh,
+            fresh: self.fresh.map(|fresh| fresh.unix_millis),
             first_attempt_age: since_first.max(since_publish),
             unknown_publish: self.unknown.map(|publish| publish.expected_sequence),
             now_unix_seconds: self.lattice.clock.unix_seconds(),
@@ -357,10 +360,9 @@ impl Attempt<'_> {
     /// Once the home message has moved and the record is complete without this call's id, a publish of it can no
     /// longer land: its expectation is stale.
     fn settle(&mut self, view: &View) {
-        if let (Some(publish), Some(stream_now)) = (self.unknown, self.fresh) {
-            let age = i64::try_from(publish.sent.elapsed().as_millis()).unwrap_or(i64::MAX);
+        if let (Some(publish), Some(fresh)) = (self.unknown, self.fresh) {
             let has_moved = view.home_sequence != publish.expected_sequence;
-            let is_complete = view.is_complete_since(stream_now.saturating_sub(age));
+            let is_complete = view.is_complete_since(fresh.at(publish.sent));
             if has_moved && view.applied.is_none() && is_complete {
                 self.unknown = None;
             }
@@ -372,7 +374,7 @@ impl Attempt<'_> {
         loop {
             match self.lattice.fresh(self.deadline).await {
                 Ok(fresh) => {
-                    self.fresh = Some(fresh.unix_millis);
+                    self.fresh = Some(fresh);
                     return Ok(());
                 }
                 Err(error) if self.unknown.is_none() => return Err(nothing_written(error)),

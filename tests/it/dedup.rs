@@ -10,7 +10,8 @@ use lattice_gateway::proto::{
     DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, Outcome, PutLinkDefinitionRequest,
     put_link_definition_request::Precondition,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::harness::{Nats, TestGateway, Told, keys, link, put_link, until};
 
@@ -147,7 +148,7 @@ async fn a_retry_that_never_landed_is_applied_though_the_ring_is_long_full() {
     }
     // A put that never landed, first attempted 2.1 s after the last id went out of the ring.
     let evicted = Duration::from_millis(2_100);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let late = put_link(link(&actor, &provider, "late"));
     let answer = until("the record is old enough to be complete", async || {
         let age = began.elapsed().saturating_sub(evicted);
@@ -163,6 +164,37 @@ async fn a_retry_that_never_landed_is_applied_though_the_ring_is_long_full() {
     .await;
     assert_eq!(answer.result.unwrap().outcome(), Outcome::Applied);
     assert_eq!(value_of(&gateway, &actor).await.as_deref(), Some("late"));
+}
+
+#[tokio::test]
+async fn a_retry_grows_no_older_while_the_mirror_catches_up() {
+    let nats = Nats::start().await;
+    let (gateway, other) = (TestGateway::dev(&nats).await, TestGateway::at(&nats.url()).await);
+    let (actor, provider) = (keys::actor(), keys::provider());
+    let first = gateway.put(put_link(link(&actor, &provider, "first"))).await;
+    first.unwrap();
+    // Time itself is under test: the record, which begins with the entry, is just old enough for what is retried.
+    sleep(Duration::from_millis(2_500)).await;
+    let consumers = nats.api("CONSUMER.NAMES.LATTICECACHE_default", Value::Null).await;
+    for consumer in consumers["consumers"].as_array().unwrap() {
+        let consumer = consumer.as_str().unwrap();
+        let answer = nats
+            .api(
+                &format!("CONSUMER.DELETE.LATTICECACHE_default.{consumer}"),
+                Value::Null,
+            )
+            .await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+    let elsewhere = put_link(link(&keys::actor(), &provider, "elsewhere"));
+    other.put(elsewhere).await.unwrap();
+    let put = put_link(link(&actor, &provider, "second"));
+    let retry = retried(put, "request-0001", Some(Duration::from_millis(100)));
+    let began = Instant::now();
+    let result = gateway.put(retry).await.unwrap().result.unwrap();
+    assert_eq!(result.outcome(), Outcome::Applied);
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_millis(500), "it waited only {waited:?}");
 }
 
 #[tokio::test]

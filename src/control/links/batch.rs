@@ -237,7 +237,7 @@ impl Driver {
             } = self.judge(&open, &look, fresh);
             if needs_fresh {
                 match self.lattice.fresh(deadline).await {
-                    Ok(told) => fresh = Some(told.unix_millis),
+                    Ok(told) => fresh = Some(told),
                     Err(error) => return refuse_all(open, &nothing_written(error)),
                 }
                 continue;
@@ -401,9 +401,9 @@ impl Driver {
                 Published::Refused(_) => sleep(RETRY_PAUSE.min(deadline.left())).await,
             }
             // The leader's state tells, or whether it may be published again.
-            let stream_now = loop {
+            let fresh = loop {
                 match lattice.fresh(deadline).await {
-                    Ok(fresh) => break fresh.unix_millis,
+                    Ok(fresh) => break fresh,
                     Err(_) if deadline.left() <= RETRY_PAUSE && first_sent.is_some() => {
                         return Frozen::Unknown;
                     }
@@ -429,8 +429,7 @@ impl Driver {
                 }
                 (_, None) => return Frozen::Void,
                 (_, Some(first)) => {
-                    let age = i64::try_from(first.elapsed().as_millis()).unwrap_or(i64::MAX);
-                    return match now.is_complete_since(stream_now.saturating_sub(age)) {
+                    return match now.is_complete_since(fresh.at(first)) {
                         true => Frozen::Void,
                         false => Frozen::Superseded,
                     };

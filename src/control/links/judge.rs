@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Edit, Stored, batch::Driver, is_as_desired, outcome_unknown};
 use crate::{
     control::{
         ControlError,
-        decide::{self, Answer, Desired, Known, Mutation, Refusal, Retry, Step},
+        decide::{self, Answer, Desired, Known, Mutation, Refusal, Step},
+        lattice::Fresh,
         mutate::{BODY_BYTES_MAX, Outcome, Written, answered, no_message, unmet},
     },
     domain::{ComponentRecord, Entry, EntryKey, Etag, InterfaceLink, InterfaceLinkId, component::StoredLink},
@@ -199,7 +202,7 @@ impl Draft {
 }
 
 impl Driver {
-    pub(super) fn judge(&self, edits: &[Edit], look: &Look, fresh: Option<i64>) -> Judged {
+    pub(super) fn judge(&self, edits: &[Edit], look: &Look, fresh: Option<Fresh>) -> Judged {
         let mut draft = Draft::of(&look.view);
         let mut verdicts = Vec::with_capacity(edits.len());
         for (edit, seen) in edits.iter().zip(&look.seen) {
@@ -233,7 +236,14 @@ impl Driver {
         }
     }
 
-    fn judge_one(&self, edit: &Edit, draft: &Draft, look: &Look, seen: Seen, fresh: Option<i64>) -> Verdict {
+    fn judge_one(
+        &self,
+        edit: &Edit,
+        draft: &Draft,
+        look: &Look,
+        seen: Seen,
+        fresh: Option<Fresh>,
+    ) -> Verdict {
         let mutation = &*edit.mutation;
         let Some(resolved) = resolve(mutation, &draft.record) else {
             return Verdict::Refuse(no_message(&mutation.key));
@@ -279,12 +289,11 @@ impl Driver {
             Ok(unmet) => unmet.or_else(|| conflict(&mutation.desired, &id, &draft.record)),
             Err(error) => return Verdict::Refuse(error),
         };
+        let told = fresh.map_or_else(Instant::now, |fresh| fresh.told);
+        let retry = mutation.retry.filter(|_| Safeguard::RetryRule.holds());
         let known = Known {
-            fresh,
-            first_attempt_age: mutation
-                .retry
-                .filter(|_| Safeguard::RetryRule.holds())
-                .map(Retry::age),
+            fresh: fresh.map(|fresh| fresh.unix_millis),
+            first_attempt_age: retry.map(|retry| retry.age(told)),
             unknown_publish: None,
             now_unix_seconds: self.lattice.clock.unix_seconds(),
             trusted_issuers: &self.lattice.settings.trusted_issuers,
