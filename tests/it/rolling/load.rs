@@ -44,7 +44,10 @@ const OLD_ENOUGH: Duration = Duration::from_millis(2_100);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between two attempts, and between two writes.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(20);
+/// Links that each writer puts and deletes in turn. So none is written more than 32 times in the margin between clocks, and
+/// a gateway that has just begun tells a retry's outcome by the record alone.
+const LINKS: usize = 4;
 
 /// What stands of an entry, as its only writer was told.
 type Standing = BTreeMap<String, Option<(String, u64)>>;
@@ -286,14 +289,14 @@ impl Shared {
         }
     }
 
-    /// Puts two links and deletes them, again and again, and reads each write back.
+    /// Puts each link twice and deletes it, again and again, and reads each write back.
     async fn write(self: Arc<Self>, place: usize) -> Standing {
-        let (actors, provider) = ([keys::actor(), keys::actor()], keys::provider());
+        let (actors, provider) = ([(); LINKS].map(|()| keys::actor()), keys::provider());
         let mut standing = Standing::new();
         for number in 0_usize.. {
-            let actor = &actors[number % 2];
+            let actor = &actors[number % LINKS];
             let (value, request_id) = (format!("{place}-{number}"), format!("request-{place}-{number}"));
-            let is_delete = number % 6 >= 4;
+            let is_delete = number / LINKS % 3 == 2;
             let written = match is_delete {
                 true => self.delete(actor, &request_id).await,
                 false => self.put(actor, &provider, &value, &request_id).await,
