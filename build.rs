@@ -56,6 +56,7 @@ fn generate_grpc(mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error
     tonic_prost_build::configure()
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
+        .codec_path("crate::codec::SmallCodec")
         // Map order must not depend on a hash seed: bodies and fingerprints are compared byte for byte.
         .btree_map(".")
         .compile_fds(descriptors)?;

@@ -192,6 +192,7 @@ pub mod app;
 pub mod audit;
 #[cfg(feature = "server")]
 pub mod auth;
+mod codec;
 #[cfg(feature = "server")]
 pub mod command;
 #[cfg(feature = "server")]

@@ -18,11 +18,10 @@ use tokio::{
 use tonic::{
     Request, Status, Streaming,
     body::Body,
-    codec::BufferSettings,
+    codec::Codec,
     metadata::{GRPC_CONTENT_TYPE, MetadataMap},
     server::NamedService,
 };
-use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{
@@ -32,6 +31,7 @@ use super::{
 };
 use crate::{
     auth::{self, limits},
+    codec::SmallCodec,
     control::{
         ControlError,
         page::Filter,
@@ -103,7 +103,7 @@ async fn serve(gateway: Gateway, request: http::Request<Body>) -> Result<http::R
 
 async fn read(request: http::Request<Body>) -> Result<Request<WatchRequest>, Status> {
     let (parts, body) = request.into_parts();
-    let decoder = ProstCodec::<WatchRequest, WatchRequest>::raw_decoder(BufferSettings::default());
+    let decoder = SmallCodec::<WatchRequest, WatchRequest>::default().decoder();
     let is_compressed = parts
         .headers
         .get("grpc-encoding")
