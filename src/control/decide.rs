@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{gate::Patience, intent::Intent, lattice::Lattice};
 use crate::{
-    audit::Trail,
     domain::{
         Entry, EntryKey, Etag,
         claims_token::{TokenRefused, TrustedIssuers, Validity},
@@ -53,8 +52,6 @@ pub struct Mutation {
     pub condition: Condition,
     /// How it waits for its turn at the stream.
     pub patience: Patience,
-    /// Where it is recorded.
-    pub trail: Trail,
     /// Cancelled once its caller has gone away.
     pub abandoned: CancellationToken,
 }

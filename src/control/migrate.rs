@@ -325,7 +325,9 @@ impl Moving<'_> {
         let writes = changes.map(|change| {
             let (mutation, target) = (self.mutation(change), Arc::clone(target));
             let key = Arc::clone(&mutation.key);
-            async move { (key, target.mutate(mutation, tasks, deadline).await) }
+            // The call is one record.
+            let trail = Trail::default();
+            async move { (key, target.mutate(mutation, trail, tasks, deadline).await) }
         });
         let mut writes = stream::iter(writes).buffer_unordered(IN_FLIGHT_MAX);
         let mut all = Written::default();
@@ -371,8 +373,6 @@ impl Moving<'_> {
             any_target: false,
             condition: Condition::None,
             patience: Patience::Long,
-            // The call is one record.
-            trail: Trail::default(),
             abandoned: CancellationToken::new(),
         }
     }

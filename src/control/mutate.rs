@@ -190,10 +190,12 @@ impl Drop for Joinable<'_> {
 }
 
 impl Lattice {
-    /// Carries a mutation out, or joins the same call that is running here already.
+    /// Carries a mutation out, or joins the same call that is running here already. Only who waits for it keeps `trail`, and
+    /// whoever goes on in their place: the record is written once a call is answered.
     pub(super) async fn mutate(
         self: Arc<Self>,
         mutation: Mutation,
+        trail: Trail,
         tasks: &TaskTracker,
         deadline: Deadline,
     ) -> Result<Written, ControlError> {
@@ -213,7 +215,7 @@ impl Lattice {
                 Err(ControlError::OutcomeUnknown { request_id })
             });
         }
-        self.start(mutation, tasks, deadline).await
+        self.start(mutation, trail, tasks, deadline).await
     }
 
     /// A caller that goes away must not leave a mutation half done: what was published is seen through. Nothing more is
@@ -221,6 +223,7 @@ impl Lattice {
     fn start(
         self: Arc<Self>,
         mutation: Mutation,
+        trail: Trail,
         tasks: &TaskTracker,
         deadline: Deadline,
     ) -> Unstoppable<Outcomes> {
@@ -232,7 +235,7 @@ impl Lattice {
                 did_end: false,
             });
             let result = self.carry_out(&mutation, deadline).await;
-            note(&mutation.trail, &result);
+            note(&trail, &result);
             self.effects.metrics.written(outcome_of(&result));
             if let Some(joinable) = joinable {
                 joinable.end(&result);

@@ -632,7 +632,8 @@ impl Control {
             | Kind::InterfaceLink
             | Kind::Component => lattice,
         };
-        let result = lattice.mutate(mutation, self.lattices.tasks(), deadline).await;
+        let tasks = self.lattices.tasks();
+        let result = lattice.mutate(mutation, trail.clone(), tasks, deadline).await;
         // Where it joined another call, that one noted it for itself alone.
         note(&trail, &result);
         result
@@ -888,7 +889,6 @@ impl<'a> Asked<'a> {
             any_target: self.any_target,
             condition: self.condition,
             patience: self.terms.patience,
-            trail: self.terms.trail,
             abandoned: CancellationToken::new(),
         })
     }

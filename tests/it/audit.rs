@@ -1,17 +1,20 @@
 //! Every attempt to change something leaves one record, and none where that cannot be kept.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use lattice_gateway::proto::{
     DeleteInterfaceLinkRequest, DeleteLinkDefinitionRequest, ErrorReason, GetLatticeRequest, InterfaceLink,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::join;
+use tonic::Request;
 
 use crate::harness::{
     Nats, TestGateway, Told,
     api::{self, ACTOR, PROVIDER},
     gateway::caller,
     interface_link, link, named_config, put_config, put_interface_link, put_link, told, until,
+    wire::Wire,
 };
 
 const WRITER: &str = "read links:write refs:write claims:write config:write provision";
@@ -319,4 +322,65 @@ async fn without_a_place_for_records_changes_are_refused_or_go_on_as_configured(
             .await;
         }
     }
+}
+
+/// Edits of one source share publishes, which end for all of them at once.
+#[tokio::test]
+async fn an_edit_that_is_answered_is_recorded_though_its_publish_goes_on_for_another() {
+    let nats = Nats::start().await;
+    let wire = Wire::to(nats.port()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let noted = json!({"metadata": {"lattice-gateway.layout": "component"}});
+    for bucket in ["LATTICEDATA", "CONFIGDATA"] {
+        nats.create_bucket(bucket, "default", noted.clone()).await;
+    }
+    let config =
+        format!("[audit]\nto = {file:?}\n[lattices.default]\ntrusted_issuers = []\nsettle = \"0s\"\n");
+    let gateway = TestGateway::serving_at(wire.url(), &config).await;
+    let put = async |name: &str, time: Duration| {
+        let link = InterfaceLink {
+            name: name.to_owned(),
+            ..interface_link("echo")
+        };
+        let mut request = Request::new(put_interface_link(link));
+        request.set_timeout(time);
+        told(gateway.interface_links().put_interface_link(request).await)
+    };
+    let long = Duration::from_secs(10);
+    put("first", long).await.unwrap();
+    let last = async || {
+        let info = nats.api("STREAM.INFO.KV_LATTICEDATA_default", Value::Null).await;
+        info["state"]["last_seq"].as_u64()
+    };
+    let before = last().await;
+    wire.stall_answers(true);
+    let first_publish = put("occupant", long);
+    let second_publish = async {
+        until("the first publish is stored", async || {
+            (last().await > before).then_some(())
+        })
+        .await;
+        let patient = put("patient", long);
+        let short = async {
+            let told = put("short", Duration::from_secs(1)).await.unwrap_err();
+            assert_eq!(told.reason, ErrorReason::OutcomeUnknown);
+            let outcomes = records(&file).into_iter().map(|record| record["outcome"].clone());
+            let outcomes = outcomes.collect::<Vec<_>>();
+            assert_eq!(
+                outcomes,
+                ["OUTCOME_APPLIED", "OUTCOME_APPLIED", "OUTCOME_UNKNOWN"]
+            );
+            wire.stall_publishes(false);
+        };
+        let held_up = async {
+            gateway.are_under_way(3).await;
+            wire.stall_publishes(true);
+            wire.stall_answers(false);
+        };
+        join!(patient, short, held_up).0
+    };
+    let (occupant, patient) = join!(first_publish, second_publish);
+    occupant.unwrap();
+    patient.unwrap();
 }

@@ -51,7 +51,6 @@ fn mutation(desired: Desired, request_id: Option<&str>) -> Mutation {
         any_target: false,
         condition: Condition::None,
         patience: Patience::Short,
-        trail: Trail::default(),
         abandoned: CancellationToken::new(),
     }
 }
