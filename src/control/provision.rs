@@ -3,8 +3,11 @@
 //! All is read, planned and checked before anything is touched. Then the plan is carried out stream by stream: what is done
 //! stays done whatever comes next, and the same call again completes it. Nothing is ever deleted.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::{
@@ -183,6 +186,7 @@ async fn check(api: &JetStream, plan: &Plan) -> Result<(), ControlError> {
 
 /// Does what is planned. Where somebody else was quicker it plans anew, from what is there by now.
 async fn carry_out_one(api: &JetStream, wanted: &Wanted, mut plan: Plan) -> Result<Plan, ControlError> {
+    let began = Instant::now();
     loop {
         let stream = &plan.stream;
         match &plan.step {
@@ -196,6 +200,12 @@ async fn carry_out_one(api: &JetStream, wanted: &Wanted, mut plan: Plan) -> Resu
                     err_code: code::NAME_IN_USE,
                     ..
                 }) => {}
+                // In a cluster under load a server may be taken for offline for a moment.
+                Err(ApiError::Refused { description, .. })
+                    if description.ends_with(ALL_OFFLINE) && began.elapsed() < OFFLINE_PATIENCE =>
+                {
+                    sleep(OFFLINE_PAUSE).await;
+                }
                 Err(error) => {
                     let call = format!("STREAM.CREATE.{stream}");
                     return Err(not_carried_out(error, api, &call, &plan, config));
@@ -216,6 +226,12 @@ async fn carry_out_one(api: &JetStream, wanted: &Wanted, mut plan: Plan) -> Resu
         plan = self::plan(api, wanted).await?;
     }
 }
+
+/// How JetStream ends its refusal where nothing else is in the way of a placement.
+const ALL_OFFLINE: &str = "no suitable peers for placement, peer offline";
+/// For how long that is waited for.
+const OFFLINE_PATIENCE: Duration = Duration::from_secs(2);
+const OFFLINE_PAUSE: Duration = Duration::from_millis(100);
 
 const SUBJECTS_TAKEN: &str = "take them from that stream, or delete it, then try again";
 const SUBJECTS_REFUSED: &str = "for a wadm that runs with --multitenant use nats-server 2.10, or run it without: later ones take \
@@ -255,6 +271,9 @@ fn not_carried_out(
         code::MAX_BYTES_REQUIRED => cannot_have("max_bytes", BOUND_REQUIRED),
         code::MAX_BYTES_EXCEEDED => cannot_have("max_bytes", BOUND_TOO_HIGH),
         code::NO_SUITABLE_PEERS if description.contains("insufficient storage") => full(plan, description),
+        code::NO_SUITABLE_PEERS if description.ends_with(ALL_OFFLINE) => {
+            ControlError::unavailable("a server of the cluster that would take the stream is offline")
+        }
         code::NO_SUITABLE_PEERS if config.get("placement").is_some() => cannot_have("placement", NO_SERVERS),
         // One server is always there, or will be.
         code::NO_SUITABLE_PEERS if config.get("num_replicas").is_some_and(|count| *count != 1) => {
