@@ -948,7 +948,7 @@ impl Contents {
         }
         if self.is_same_life(earlier) {
             let mut witness = std::mem::take(&mut earlier.witness);
-            for (sequence, told) in self.told_behind(witness.position()) {
+            for (sequence, told) in self.told_behind(witness.lacks_behind(self.position)) {
                 witness.see(sequence, told.unix_millis, told.calls);
             }
             self.witness = witness;

@@ -12,7 +12,7 @@ use super::evidence::{Applied, Stamp};
 use crate::safeguard::Safeguard;
 
 /// Calls kept at most: about a megabyte.
-const CALLS_MAX: usize = 16_384;
+const CALLS_MAX: u16 = 16_384;
 
 /// What was seen of one incarnation of a stream.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl Witness {
         if self.calls.insert(id, applied).is_none() {
             self.order.push_back(id);
         }
-        if self.order.len() > CALLS_MAX
+        if self.order.len() > usize::from(CALLS_MAX)
             && let Some(oldest) = self.order.pop_front()
             && let Some(forgotten) = self.calls.remove(&oldest)
             && let Some(run) = &mut self.run
@@ -70,9 +70,10 @@ impl Witness {
         }
     }
 
-    /// The last sequence that was seen.
-    pub fn position(&self) -> u64 {
-        self.position
+    /// Behind which sequence it is worth telling, of the messages up to another one: it has seen the others, or would forget
+    /// them.
+    pub fn lacks_behind(&self, up_to: u64) -> u64 {
+        self.position.max(up_to.saturating_sub(CALLS_MAX.into()))
     }
 
     /// Whether a call for an entry of a shared record was applied behind a sequence.
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn made_ids_are_not_kept_and_what_is_forgotten_ends_the_run() {
         let mut witness = Witness::default();
-        let count = u64::try_from(CALLS_MAX).unwrap();
+        let count = u64::from(CALLS_MAX);
         for sequence in 1..=count + 2 {
             let stamp = Stamp {
                 id: sequence.to_be_bytes(),

@@ -152,4 +152,6 @@ fn what_nothing_tells_of_begins_the_run_anew() {
     assert_eq!(witnessed_since(&of_a_host, 51), Some(BESIDE), "it was seen");
     let gone = link().by_gateways(50).beside_what_is_gone().by_gateways(4);
     assert_eq!(witnessed_since(&gone, 50), Some(BESIDE + 52));
+    let applied = read_anew(&gone, 50).view(&gone.key, 7_u64.to_be_bytes()).applied;
+    assert_eq!(applied.unwrap().sequence, 7, "what was seen before stays known");
 }
