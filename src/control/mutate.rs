@@ -210,10 +210,12 @@ impl Lattice {
         {
             // The one that is under way may have more time than this call has.
             let result = deadline.plus(OWN_ANSWER_GRACE).bound(result).await;
-            return result.and_then(Result::ok).unwrap_or_else(|| {
+            let result = result.and_then(Result::ok).unwrap_or_else(|| {
                 let request_id = mutation.intent.request_id;
                 Err(ControlError::OutcomeUnknown { request_id })
             });
+            note(&trail, &result);
+            return result;
         }
         self.start(mutation, trail, tasks, deadline).await
     }
@@ -785,7 +787,7 @@ fn outcome_of(result: &Outcomes) -> &'static str {
 }
 
 /// Records what became of a mutation.
-pub(super) fn note(trail: &Trail, result: &Result<Written, ControlError>) {
+fn note(trail: &Trail, result: &Result<Written, ControlError>) {
     let Ok(written) = result else {
         return;
     };

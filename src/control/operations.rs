@@ -14,7 +14,7 @@ use super::{
     lattice::{Lattice, WriteAtRisk},
     lattices::{Found, LatticeSettings, Layout, MigrationDifference, Named},
     links::UndoneEdit,
-    mutate::{BODY_BYTES_MAX, Written, answered, no_message, note, nothing_written, unmet},
+    mutate::{BODY_BYTES_MAX, Written, answered, no_message, nothing_written, unmet},
     page::Filter,
     sweep,
     watch::Watches,
@@ -633,10 +633,7 @@ impl Control {
             | Kind::Component => lattice,
         };
         let tasks = self.lattices.tasks();
-        let result = lattice.mutate(mutation, trail.clone(), tasks, deadline).await;
-        // Where it joined another call, that one noted it for itself alone.
-        note(&trail, &result);
-        result
+        lattice.mutate(mutation, trail, tasks, deadline).await
     }
 
     /// What a mutation comes to while its lattice does not exist; `None` where it would write, and so create it.
