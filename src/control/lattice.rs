@@ -82,6 +82,11 @@ pub struct Fresh {
 }
 
 impl Fresh {
+    /// As of when ages count for a decision: of when the clock was told, whatever has passed since.
+    pub fn reckoned_at(fresh: Option<Self>) -> Instant {
+        fresh.map_or_else(Instant::now, |fresh| fresh.told)
+    }
+
     /// What the leader's clock showed at a moment before, Unix milliseconds.
     pub fn at(self, moment: Instant) -> i64 {
         before(self.unix_millis, self.told.saturating_duration_since(moment))

@@ -347,7 +347,7 @@ impl Attempt<'_> {
         // What no message can hold was never applied.
         let may_be_applied = |_: &Retry| Safeguard::RetryRule.holds() && self.home().is_ok();
         let retry = self.mutation.retry.filter(may_be_applied);
-        let told = self.fresh.map_or_else(Instant::now, |fresh| fresh.told);
+        let told = Fresh::reckoned_at(self.fresh);
         let since_first = retry.map(|retry| retry.age(told));
         let since_publish = self
             .unknown

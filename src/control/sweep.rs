@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::{
     Deadline,
+    decide::before,
     lattice::Lattice,
     lattices::{Migration, MigrationDifference, Migrations},
 };
@@ -163,9 +164,7 @@ async fn sweep(lattice: &Lattice) {
     let Ok(fresh) = lattice.fresh(Deadline::within(SWEEP_TIMEOUT)).await else {
         return;
     };
-    let kept_since = fresh
-        .unix_millis
-        .saturating_sub(i64::try_from(HOME_KEPT_FOR.as_millis()).unwrap_or(i64::MAX));
+    let kept_since = before(fresh.unix_millis, HOME_KEPT_FOR);
     let stale = lattice
         .mirror()
         .read(|contents| contents.stale().collect::<Vec<_>>())

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::{Edit, Stored, batch::Driver, is_as_desired, outcome_unknown};
 use crate::{
     control::{
@@ -289,7 +287,7 @@ impl Driver {
             Ok(unmet) => unmet.or_else(|| conflict(&mutation.desired, &id, &draft.record)),
             Err(error) => return Verdict::Refuse(error),
         };
-        let told = fresh.map_or_else(Instant::now, |fresh| fresh.told);
+        let told = Fresh::reckoned_at(fresh);
         let retry = mutation.retry.filter(|_| Safeguard::RetryRule.holds());
         let known = Known {
             fresh: fresh.map(|fresh| fresh.unix_millis),
