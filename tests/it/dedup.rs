@@ -10,10 +10,12 @@ use lattice_gateway::proto::{
     DeleteLinkDefinitionRequest, ErrorReason, GetLinkDefinitionRequest, Outcome, PutLinkDefinitionRequest,
     put_link_definition_request::Precondition,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Nats, TestGateway, Told, keys, link, put_link, until};
+
+const STREAM: &str = "LATTICECACHE_default";
 
 fn retried(
     mut request: PutLinkDefinitionRequest,
@@ -175,16 +177,8 @@ async fn a_retry_grows_no_older_while_the_mirror_catches_up() {
     first.unwrap();
     // Time itself is under test: the record, which begins with the entry, is just old enough for what is retried.
     sleep(Duration::from_millis(2_500)).await;
-    let consumers = nats.api("CONSUMER.NAMES.LATTICECACHE_default", Value::Null).await;
-    for consumer in consumers["consumers"].as_array().unwrap() {
-        let consumer = consumer.as_str().unwrap();
-        let answer = nats
-            .api(
-                &format!("CONSUMER.DELETE.LATTICECACHE_default.{consumer}"),
-                Value::Null,
-            )
-            .await;
-        assert_eq!(answer["success"], true, "{answer}");
+    for consumer in nats.consumers(STREAM).await {
+        nats.delete_consumer(STREAM, &consumer).await;
     }
     let elsewhere = put_link(link(&keys::actor(), &provider, "elsewhere"));
     other.put(elsewhere).await.unwrap();

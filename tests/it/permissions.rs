@@ -264,19 +264,9 @@ async fn sweep(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> 
 
 /// Somebody deletes the gateway's consumer: it makes another.
 async fn follow_again(hosts: &Nats, gateway: &TestGateway) -> Result<(), &'static str> {
-    let consumers = async || {
-        let names = hosts
-            .api("CONSUMER.NAMES.LATTICECACHE_default", Value::Null)
-            .await;
-        serde_json::from_value::<Vec<String>>(names["consumers"].clone()).unwrap_or_default()
-    };
+    let consumers = async || hosts.consumers("LATTICECACHE_default").await;
     let consumer = consumers().await.pop().ok_or("follow")?;
-    hosts
-        .api(
-            &format!("CONSUMER.DELETE.LATTICECACHE_default.{consumer}"),
-            Value::Null,
-        )
-        .await;
+    hosts.delete_consumer("LATTICECACHE_default", &consumer).await;
     soon(async || {
         let consumers = consumers().await;
         (!consumers.is_empty() && !consumers.contains(&consumer)).then_some(())

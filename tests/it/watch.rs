@@ -307,8 +307,8 @@ async fn many_writers_and_watches_end_with_one_view() {
         assert_eq!(links(&watching.view), expected);
         assert_eq!(watching.view.resyncs, []);
     }
-    let info = nats.api("CONSUMER.NAMES.LATTICECACHE_default", Value::Null).await;
-    assert_eq!(info["consumers"].as_array().unwrap().len(), 1, "{info}");
+    let consumers = nats.consumers("LATTICECACHE_default").await;
+    assert_eq!(consumers.len(), 1, "{consumers:?}");
     assert!(gateway.metrics().await.contains("lattice_gateway_watches 30"));
     drop(watches);
     until("the watches are gone", async || {

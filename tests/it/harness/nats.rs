@@ -362,6 +362,18 @@ impl Nats {
         answer
     }
 
+    /// The consumers of a stream.
+    pub async fn consumers(&self, stream: &str) -> Vec<String> {
+        let names = self.api(&format!("CONSUMER.NAMES.{stream}"), Value::Null).await;
+        serde_json::from_value(names["consumers"].clone()).unwrap_or_default()
+    }
+
+    pub async fn delete_consumer(&self, stream: &str, consumer: &str) {
+        let subject = format!("CONSUMER.DELETE.{stream}.{consumer}");
+        let answer = self.api(&subject, Value::Null).await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+
     /// Creates a bucket of a lattice as hosts since 0.60 do, with some members changed. `LATTICEDATA` and `CONFIGDATA` are
     /// equal but for their names.
     pub async fn create_bucket(&self, bucket: &str, lattice: &str, changes: Value) -> Value {
