@@ -4,6 +4,7 @@
 //! values or bodies. Labels of metrics are bounded: methods and codes that are known, streams that there are, nothing else
 //! that callers choose.
 
+mod process;
 pub mod traces;
 
 use std::{
@@ -15,13 +16,13 @@ use std::{
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-use self::traces::TracesConfig;
-use crate::auth::authenticate::Unauthenticated;
+use self::{process::Process, traces::TracesConfig};
+use crate::{auth::authenticate::Unauthenticated, control::Clock};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -71,7 +72,7 @@ type Subscribed = tracing_subscriber::Registry;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodCode {
     method: &'static str,
-    code: String,
+    code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -300,10 +301,13 @@ impl Metrics {
             streams: Arc::default(),
         };
         metrics.reload_ok.set(1);
-        let mut registry = Registry::with_prefix("lattice_gateway");
-        metrics.register_calls(&mut registry);
-        metrics.register_lattices(&mut registry);
-        metrics.register_process(&mut registry);
+        let mut registry = Registry::default();
+        let started = Clock.unix_seconds();
+        registry.register_collector(Box::new(Process { started }));
+        let own = registry.sub_registry_with_prefix("lattice_gateway");
+        metrics.register_calls(own);
+        metrics.register_lattices(own);
+        metrics.register_process(own);
         metrics.registry = Arc::new(registry);
         metrics
     }
@@ -311,7 +315,7 @@ impl Metrics {
     fn register_calls(&self, registry: &mut Registry) {
         registry.register(
             "rpc",
-            "Calls answered, by method and gRPC code",
+            "Calls answered, by method and the name of the gRPC code",
             self.answered.clone(),
         );
         registry.register(
@@ -380,6 +384,11 @@ impl Metrics {
     }
 
     fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "build",
+            "1, with the gateway's version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         registry.register(
             "config_reloads",
             "Changes of the configuration, by whether they were taken over",
@@ -494,8 +503,7 @@ impl Metrics {
     }
 
     /// A call was answered.
-    pub fn answered(&self, method: &'static str, code: &str, time: Duration) {
-        let code = code.to_owned();
+    pub fn answered(&self, method: &'static str, code: &'static str, time: Duration) {
         self.answered.get_or_create(&MethodCode { method, code }).inc();
         self.seconds
             .get_or_create(&Method { method })

@@ -30,7 +30,7 @@ use tokio::{
     },
     time::{Instant, interval, sleep_until},
 };
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 use tracing::Instrument;
 
 use self::lines::run_in_lines;
@@ -377,7 +377,7 @@ impl Applying {
         let done = AssertUnwindSafe(self.carry_out(&mut call, parsed)).catch_unwind();
         let status = match done.await {
             Ok(Ok(done)) => {
-                admission.answered(method, &call, "0", call.arrived);
+                admission.answered(method, &call, Code::Ok, call.arrived);
                 let result = convert::write_result(&done.written);
                 return ApplyResponse {
                     id,
@@ -387,8 +387,7 @@ impl Applying {
             Ok(Err(failure)) => failure.into_status(&call),
             Err(_panic) => status::panicked(&call),
         };
-        let code = i32::from(status.code()).to_string();
-        admission.answered(method, &call, &code, call.arrived);
+        admission.answered(method, &call, status.code(), call.arrived);
         ApplyResponse {
             id,
             outcome: Some(Outcome::Status(status::into_message(&status))),

@@ -25,6 +25,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::{Instrument, Span, debug};
 
 use super::{Call, answers::Answers, server::Connection, status};
@@ -108,7 +109,7 @@ pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request,
                 place = Some((admitted, admission.metrics.under_way()));
                 request.extensions_mut().insert(call.clone());
                 let (id, caller) = (&*call.id, call.caller().as_str());
-                let span = traces::call(method, id, caller, request.headers());
+                let span = traces::call(known_path(request.uri().path()), id, caller, request.headers());
                 let response = admission.handle(span, &call, next.run(request)).await;
                 admission.hand_over(method, &call, response).await
             }
@@ -152,7 +153,7 @@ struct GoesOn {
 }
 
 impl GoesOn {
-    fn ended(self, code: &str) {
+    fn ended(self, code: Code) {
         let Self {
             admission,
             method,
@@ -174,9 +175,9 @@ pub(super) struct Place(
 );
 
 /// An answer has its code in the trailers, where it is OK; an error has it in the headers.
-fn code_of(headers: &HeaderMap) -> &str {
+fn code_of(headers: &HeaderMap) -> Code {
     let code = headers.get(CODE);
-    code.and_then(|code| code.to_str().ok()).unwrap_or("0")
+    code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 /// Our errors have details. One without is tonic's own.
@@ -283,7 +284,8 @@ impl Admission {
     }
 
     /// Logs and counts an answer.
-    pub(super) fn answered(&self, method: &'static str, call: &Call, code: &str, began: Instant) {
+    pub(super) fn answered(&self, method: &'static str, call: &Call, code: Code, began: Instant) {
+        let code = status::name(code);
         let time = began.elapsed();
         debug!(
             rpc = method,
@@ -346,7 +348,7 @@ impl Admission {
             Ok(Err(_panic)) => status::panicked(call).into_http(),
             Err(_late) => status::of(ControlError::ReadTimedOut, call).into_http(),
         };
-        traces::answered(&span, code_of(response.headers()));
+        traces::answered(&span, status::name(code_of(response.headers())));
         response
     }
 
@@ -459,6 +461,12 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
 fn known_method(path: &str) -> &'static str {
+    let path = known_path(path).and_then(|path| path.rsplit_once('/'));
+    path.map_or("other", |(_, method)| method)
+}
+
+/// The path of a method that is ours.
+fn known_path(path: &str) -> Option<&'static str> {
     const METHODS: [&str; 30] = [
         "/lattice.control.v1.ClaimsService/PutClaims",
         "/lattice.control.v1.ClaimsService/GetClaims",
@@ -491,10 +499,7 @@ fn known_method(path: &str) -> &'static str {
         "/lattice.control.v1.LatticeService/DiagnoseLattice",
         "/lattice.control.v1.LatticeService/GetServerInfo",
     ];
-    let known = METHODS.into_iter().find(|method| *method == path);
-    known
-        .and_then(|path| path.rsplit_once('/'))
-        .map_or("other", |(_, method)| method)
+    METHODS.into_iter().find(|method| *method == path)
 }
 
 /// Whether the method's answer is a stream, which goes on behind its headers.

@@ -82,26 +82,21 @@ fn note(told: &Told, call: &Call) {
 
 /// What tonic itself refuses before a handler sees the request: given the reason that it lacks. `None` leaves its answer
 /// as it is.
-pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Status> {
-    const RESOURCE_EXHAUSTED: &str = "8";
-    const OUT_OF_RANGE: &str = "11";
-    const INTERNAL: &str = "13";
-    let told = match code {
-        OUT_OF_RANGE => {
-            let actual = message
-                .split_once("found ")
-                .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
-                .unwrap_or(MESSAGE_BYTES_MAX + 1);
-            of_length(actual)
-        }
+pub(super) fn of_transport(code: Code, message: &str, call: &Call) -> Option<Status> {
+    let told = if code == Code::OutOfRange {
+        let actual = message
+            .split_once("found ")
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        of_length(actual.unwrap_or(MESSAGE_BYTES_MAX + 1))
+    } else if code == Code::ResourceExhausted {
         // By how much a compressed one is longer is not known: the rest was not read.
-        RESOURCE_EXHAUSTED => of_length(MESSAGE_BYTES_MAX + 1),
-        INTERNAL => {
-            let text =
-                "the request is no message of lattice.control.v1; is the client made from its proto files?";
-            Told::new(Code::InvalidArgument, ErrorReason::InvalidField, text.to_owned())
-        }
-        _ => return None,
+        of_length(MESSAGE_BYTES_MAX + 1)
+    } else if code == Code::Internal {
+        let text =
+            "the request is no message of lattice.control.v1; is the client made from its proto files?";
+        Told::new(Code::InvalidArgument, ErrorReason::InvalidField, text.to_owned())
+    } else {
+        return None;
     };
     note(&told, call);
     Some(told.into_status())
@@ -111,6 +106,29 @@ pub(super) fn of_transport(code: &str, message: &str, call: &Call) -> Option<Sta
 #[expect(clippy::disallowed_methods, reason = "the one place that makes statuses")]
 pub(super) fn of_no_call(code: Code, message: String) -> Status {
     Status::new(code, message)
+}
+
+/// A code's name, as `google.rpc.Code` has it.
+pub(super) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// A status as a message, where it is the answer to one change among others.
@@ -128,8 +146,7 @@ pub(super) fn into_message(status: &Status) -> proto::rpc::Status {
 
 /// What tonic tells where a stream brings no readable message.
 pub(super) fn of_stream(unreadable: Status, call: &Call) -> Status {
-    let code = i32::from(unreadable.code()).to_string();
-    of_transport(&code, unreadable.message(), call).unwrap_or(unreadable)
+    of_transport(unreadable.code(), unreadable.message(), call).unwrap_or(unreadable)
 }
 
 /// A failure by a bug.

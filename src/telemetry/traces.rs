@@ -1,5 +1,6 @@
 //! Traces for OpenTelemetry: a span for each call, under the caller's own, and one for each publish, whose context the
-//! stored message carries as hosts since 0.55 write it (`traceparent`, `tracestate`).
+//! stored message carries as hosts since 0.55 write it (`traceparent`, `tracestate`). Attributes are named by OpenTelemetry's
+//! semantic conventions 1.45: those for gRPC, which are stable, and those for messaging, which are not yet.
 //!
 //! Without `[traces]` nothing of this costs anything: there is no layer, and headers are not looked at.
 
@@ -32,8 +33,15 @@ pub struct TracesConfig {
     pub service_name: String,
 }
 
-/// gRPC codes by which the server has failed, after OpenTelemetry's conventions for RPC.
-const SERVER_ERRORS: [&str; 6] = ["2", "4", "12", "13", "14", "15"];
+/// gRPC codes by which the server has failed, after OpenTelemetry's conventions for gRPC.
+const SERVER_ERRORS: [&str; 6] = [
+    "UNKNOWN",
+    "DEADLINE_EXCEEDED",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+];
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
@@ -80,17 +88,20 @@ fn are_sent() -> bool {
     PROVIDER.get().is_some()
 }
 
-/// The span of a call, under its caller's.
-pub fn call(method: &'static str, call_id: &str, caller: &str, headers: &HeaderMap) -> Span {
+/// The span of a call, under its caller's. `path` is that of a method of the API.
+pub fn call(path: Option<&'static str>, call_id: &str, caller: &str, headers: &HeaderMap) -> Span {
+    let method = path.map_or("_OTHER", |path| path.trim_start_matches('/'));
     let span = tracing::debug_span!(
         "rpc",
-        rpc = method,
         call_id,
         caller,
         otel.kind = "server",
         otel.name = method,
         otel.status_code = Empty,
-        grpc_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = method,
+        rpc.response.status_code = Empty,
+        error.type = Empty,
     );
     if are_sent() {
         let parent = TraceContextPropagator::new().extract(&OfCall(headers));
@@ -100,11 +111,12 @@ pub fn call(method: &'static str, call_id: &str, caller: &str, headers: &HeaderM
     span
 }
 
-/// Notes how a call ended.
+/// Notes how a call ended, by the name of its gRPC code.
 pub fn answered(span: &Span, code: &str) {
     if are_sent() {
-        span.record("grpc_code", code);
+        span.record("rpc.response.status_code", code);
         if SERVER_ERRORS.contains(&code) {
+            span.record("error.type", code);
             span.record("otel.status_code", "ERROR");
         }
     }
@@ -112,7 +124,14 @@ pub fn answered(span: &Span, code: &str) {
 
 /// The span of a publish, under its call's.
 pub fn publish(subject: &str) -> Span {
-    tracing::debug_span!("publish", subject, otel.kind = "producer")
+    tracing::debug_span!(
+        "publish",
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.type = "send",
+        messaging.operation.name = "publish",
+        messaging.destination.name = subject,
+    )
 }
 
 /// The span of a publish that calls share: under the first of them that is kept, and linked with the others, both ways.

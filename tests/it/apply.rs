@@ -149,7 +149,7 @@ async fn metric(gateway: &TestGateway, name: &str) -> u64 {
     line.map_or(0, |value| value.trim().parse().unwrap())
 }
 
-const LINKS_PUT: &str = "lattice_gateway_rpc_total{method=\"PutLinkDefinition\",code=\"0\"} ";
+const LINKS_PUT: &str = "lattice_gateway_rpc_total{method=\"PutLinkDefinition\",code=\"OK\"} ";
 
 #[test]
 fn every_operation_is_a_method_of_its_service() {

@@ -594,7 +594,7 @@ async fn while_draining() -> Vec<Told> {
             until("the call was refused", async || {
                 gateway::metrics(admin)
                     .await
-                    .contains("code=\"14\"")
+                    .contains("code=\"UNAVAILABLE\"")
                     .then_some(())
             })
             .await;

@@ -1,6 +1,6 @@
 //! HTTP/JSON, server-sent events and gRPC-Web: the calls of gRPC in other clothes, under the same rules.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use data_encoding::BASE64;
 use http::Method;
@@ -465,7 +465,7 @@ async fn credentials_limits_records_and_counts_are_those_of_grpc() {
         assert_eq!(of_http[same], of_grpc[same], "{same}");
     }
     assert_eq!(of_http["outcome"], "OUTCOME_UNCHANGED", "{text}");
-    let counted = r#"method="PutLinkDefinition",code="0""#;
+    let counted = r#"method="PutLinkDefinition",code="OK""#;
     let metrics = gateway.metrics().await;
     let count = metrics.lines().find(|line| line.contains(counted)).unwrap();
     assert!(count.ends_with(" 2"), "{count}");
@@ -836,6 +836,13 @@ async fn the_document_names_every_route_and_all_that_it_refers_to() {
     // It is told to whoever asks.
     let answer = gateway.http(Method::GET, "/openapi.json", &[], "").await;
     let document = answer.json();
+    let written = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
+        .arg("openapi")
+        .output();
+    assert_eq!(
+        serde_json::from_slice::<Value>(&written.unwrap().stdout).unwrap(),
+        document
+    );
     assert_eq!(document["openapi"], "3.1.0");
     let methods = api::methods()
         .into_iter()

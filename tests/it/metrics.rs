@@ -51,6 +51,7 @@ async fn writes_publishes_and_streams_are_told() {
         r#"stream_malformed_messages{lattice="default",stream="LATTICECACHE_default"} 1"#,
         r#"stream_config_differences{lattice="default",stream="LATTICECACHE_default"} 0"#,
         r#"stream_is_writable{lattice="default",stream="LATTICECACHE_default"} 1"#,
+        concat!(r#"build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
     ] {
         is_told(&gateway, line).await;
     }
@@ -71,6 +72,41 @@ async fn writes_publishes_and_streams_are_told() {
         (!gateway.metrics().await.contains("LATTICECACHE_default")).then_some(())
     })
     .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_process_takes_is_told_as_the_kernel_has_it() {
+    let nats = Nats::start().await;
+    let gateway = TestGateway::at(&nats.url()).await;
+    let scraped = gateway.metrics().await;
+    let told = |name: &str| {
+        let line = scraped
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}"))
+            .parse::<f64>()
+            .unwrap()
+    };
+    // The gateway is of this process.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let resident = resident
+        .trim()
+        .strip_suffix(" kB")
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        * 1024.0;
+    let ratio = told("process_resident_memory_bytes") / resident;
+    assert!((0.5..2.0).contains(&ratio), "{ratio}");
+    assert!(told("process_cpu_seconds_total") > 0.0);
+    let (open, most) = (told("process_open_fds"), told("process_max_fds"));
+    assert!(3.0 < open && open < most, "{open} of {most}");
+    assert!(told("process_start_time_seconds") > 1_700_000_000.0);
 }
 
 /// Writes a credentials file whose JWT ends then. No server asks for it.
@@ -137,11 +173,18 @@ async fn the_ends_of_what_is_shown_to_nats_are_told_as_the_files_say_now() {
 /// A metric of which nothing was counted yet is not scraped.
 #[test]
 fn what_is_documented_is_there() {
-    let source = include_str!("../../src/telemetry.rs");
+    let sources = [
+        include_str!("../../src/telemetry.rs"),
+        include_str!("../../src/telemetry/process.rs"),
+    ];
     for name in documented() {
-        let name = name.strip_prefix("lattice_gateway_").unwrap();
-        let name = name.strip_suffix("_total").unwrap_or(name);
-        assert!(source.contains(&format!("\"{name}\"")), "{name}");
+        let name = name.strip_prefix("lattice_gateway_").unwrap_or(name);
+        let name = ["_total", "_info"]
+            .iter()
+            .find_map(|ending| name.strip_suffix(ending))
+            .unwrap_or(name);
+        let quoted = format!("\"{name}\"");
+        assert!(sources.iter().any(|source| source.contains(&quoted)), "{name}");
     }
 }
 
@@ -157,6 +200,7 @@ fn told(scraped: &str) -> BTreeSet<String> {
     let types = scraped.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names = types.map(|of| match of.split_once(' ').unwrap() {
         (name, "counter") => format!("{name}_total"),
+        (name, "info") => format!("{name}_info"),
         (name, _) => name.to_owned(),
     });
     names.collect()

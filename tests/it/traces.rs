@@ -18,6 +18,7 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
+    common::v1::any_value,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use parking_lot::Mutex;
@@ -154,6 +155,15 @@ impl Drop for Gateway {
     }
 }
 
+/// The text that a span has under a name.
+fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
+    let found = span.attributes.iter().find(|attribute| attribute.key == name)?;
+    let any_value::Value::StringValue(text) = found.value.as_ref()?.value.as_ref()? else {
+        panic!("{found:?} is no text");
+    };
+    Some(text)
+}
+
 #[tokio::test]
 async fn a_call_is_a_span_of_its_callers_trace_and_so_is_its_publish() {
     let nats = Nats::start().await;
@@ -177,7 +187,19 @@ async fn a_call_is_a_span_of_its_callers_trace_and_so_is_its_publish() {
     let spans = spans.collect::<BTreeMap<_, _>>();
     let (call, publish) = (&spans[&SpanKind::Server], &spans[&SpanKind::Producer]);
     let hex = |id: &[u8]| HEXLOWER.encode(id);
-    assert_eq!(call.name, "PutLinkDefinition");
+    assert_eq!(
+        call.name,
+        "lattice.control.v1.LinkDefinitionService/PutLinkDefinition"
+    );
+    assert_eq!(attribute(call, "rpc.system.name"), Some("grpc"));
+    assert_eq!(attribute(call, "rpc.method"), Some(&*call.name));
+    assert_eq!(attribute(call, "rpc.response.status_code"), Some("OK"));
+    assert_eq!(attribute(call, "error.type"), None);
+    assert_eq!(attribute(publish, "messaging.system"), Some("nats"));
+    assert_eq!(attribute(publish, "messaging.operation.type"), Some("send"));
+    assert_eq!(attribute(publish, "messaging.operation.name"), Some("publish"));
+    let subject = attribute(publish, "messaging.destination.name").unwrap();
+    assert!(subject.starts_with("lc.default.linkdefs."), "{subject}");
     assert_eq!(
         (hex(&call.trace_id), hex(&call.parent_span_id)),
         (TRACE.into(), CALLERS_SPAN.into())
@@ -251,7 +273,13 @@ async fn a_publish_that_calls_share_is_of_the_first_and_linked_with_the_others()
     let (first, others) = calls;
     assert!(first.links.is_empty(), "{first:?}");
     for call in others {
-        assert_eq!((call.kind(), &*call.name), (SpanKind::Server, "PutInterfaceLink"));
+        assert_eq!(
+            (call.kind(), &*call.name),
+            (
+                SpanKind::Server,
+                "lattice.control.v1.InterfaceLinkService/PutInterfaceLink"
+            )
+        );
         assert_ne!(call.trace_id, first.trace_id);
         let mut linked = call.links.iter().map(|link| (&link.trace_id, &link.span_id));
         assert!(
