@@ -10,7 +10,8 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -27,7 +28,7 @@ use crate::{
     dev::{DevServer, NatsServer},
     domain::LatticeName,
     proto::FILE_DESCRIPTOR_SET,
-    systemd,
+    rpc, systemd,
     telemetry::{self, LogFormat, traces},
 };
 
@@ -58,6 +59,14 @@ enum Action {
     NatsPermissions(NatsPermissions),
     /// Writes the API's descriptors, a binary `FileDescriptorSet`, for clients that neither compile the proto nor use reflection.
     DescriptorSet,
+    /// Writes the API over HTTP as an OpenAPI 3.1 document, the one that a gateway serves at `/openapi.json`.
+    #[command(name = "openapi")]
+    OpenApi,
+    /// Prints a completion script.
+    Completions {
+        /// Of which shell.
+        shell: Shell,
+    },
     /// Asks a gateway that runs on this machine whether it can serve: exit code 0 if so, else 1.
     #[command(name = "healthcheck")]
     HealthCheck(HealthCheck),
@@ -168,6 +177,8 @@ impl Command {
             Action::Token => token(),
             Action::NatsPermissions(permissions) => permissions.run(),
             Action::DescriptorSet => descriptor_set(),
+            Action::OpenApi => written(rpc::http::document().to_string().as_bytes()),
+            Action::Completions { shell } => completions(shell),
             Action::HealthCheck(check) => check.run(),
         }
     }
@@ -251,14 +262,27 @@ fn token() -> ExitCode {
 
 /// With comments, routes over HTTP and the rules of fields.
 fn descriptor_set() -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
+    if std::io::stdout().is_terminal() {
         let way_out = "writes binary data; give it a file: lattice-gateway descriptor-set > lattice.binpb";
         return fail(way_out, EX_USAGE);
     }
-    match out.write_all(FILE_DESCRIPTOR_SET).and_then(|()| out.flush()) {
+    written(FILE_DESCRIPTOR_SET)
+}
+
+fn completions(shell: Shell) -> ExitCode {
+    let mut command = Command::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    written(&script)
+}
+
+/// Writes all of a document, or says that it is not whole.
+fn written(document: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(document).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("the descriptors cannot be written: {error}"), 1),
+        Err(error) => fail(&format!("it cannot be written: {error}"), 1),
     }
 }
 

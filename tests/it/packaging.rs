@@ -149,12 +149,24 @@ async fn healthcheck_asks_whether_the_gateway_can_serve_or_runs_at_all() {
     }
 }
 
+#[test]
+fn shells_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = Command::new(PROGRAM)
+            .args(["completions", shell])
+            .output()
+            .unwrap();
+        let script = String::from_utf8(script.stdout).unwrap();
+        assert!(script.contains("nats-permissions"), "{shell}: {script}");
+    }
+}
+
 /// The metrics that a text names, with the endings of their samples.
 fn named(text: &str) -> BTreeSet<&str> {
     let is_of_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let words = text.split(|character| !is_of_name(character));
     words
-        .filter(|word| word.starts_with("lattice_gateway_"))
+        .filter(|word| word.starts_with("lattice_gateway_") || word.starts_with("process_"))
         .collect()
 }
 

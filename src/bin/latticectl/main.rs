@@ -55,7 +55,7 @@ use crate::{
 async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     let Err(error) = answer(&cli).await.and_then(|text| print(&text)) else {
         return ExitCode::SUCCESS;
@@ -134,7 +134,8 @@ fn print(text: &str) -> Result<(), CommandError> {
 }
 
 /// Prints what clap has to say: help and version, or what is wrong with the arguments.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(mut error: clap::Error) -> ExitCode {
+    values::tell_how_they_are_given(&mut error);
     error.print().ok();
     if error.use_stderr() {
         Exit::Usage.into()

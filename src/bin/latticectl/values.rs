@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{failure::CommandError, input};
 
@@ -50,6 +54,18 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `wash` takes `KEY=VALUE` without an option, and so whoever comes from there writes it.
+pub(crate) fn tell_how_they_are_given(error: &mut clap::Error) {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return;
+    };
+    if !argument.starts_with('-') && key_value(argument).is_ok() {
+        let tip = format!("values are given by an option: --value {argument}");
+        let tip = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -57,7 +73,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::output;
+    use crate::{args::Cli, output};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -86,6 +102,17 @@ mod tests {
                 .read()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_value_without_its_option_is_told_of_it() {
+        for (argument, is_told) in [("url=redis", true), ("url", false), ("--url=redis", false)] {
+            let line = ["latticectl", "link", "put", "M", "V", "a:b", argument];
+            let mut error = Cli::try_parse_from(line).unwrap_err();
+            tell_how_they_are_given(&mut error);
+            let told = error.to_string();
+            assert_eq!(told.contains(&format!("--value {argument}")), is_told, "{told}");
+        }
     }
 
     #[test]
