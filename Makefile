@@ -10,7 +10,7 @@ ACCEPTED = proto/accepted.binpb
 
 .DEFAULT_GOAL := help
 .PHONY: help tools build run test compat campaign soak fuzz lint lint-format lint-clippy lint-doc lint-proto \
-	proto-accept api-docs examples packaging licences sbom start-time bench bench-check clean-tools
+	proto-accept api-docs examples interop licences sbom start-time bench bench-check clean-tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,10 +35,10 @@ examples: ## Run the example clients of every language against a gateway. ARGS='
 	@$(PYTHON) tools/setup.py python-client > /dev/null
 	@$(WITH_NATS) exec $(PYTHON) tools/examples.py $(ARGS)
 
-packaging: ## Check the chart, the alerts, the dashboard, the systemd unit and Envoy's configuration with their own tools.
+interop: ## Run the tools of others on it: Helm, Prometheus, systemd, Envoy, grpcurl, Schemathesis. Those not here are skipped.
 	cargo build --bins
-	@python="$$($(PYTHON) tools/setup.py packaging)" && $(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools \
-		$$python -m unittest discover --verbose --start-directory tests/packaging
+	@python="$$($(PYTHON) tools/setup.py interop)" && $(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools \
+		$$python -m unittest discover --verbose --start-directory tests/interop
 
 compat: ## Run the tests on every version of nats-server the gateway is for. ARGS='--facts-only' is the short form.
 	@$(PYTHON) tools/compat.py $(ARGS)

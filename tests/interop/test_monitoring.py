@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 import dev_gateway
-from support import LATTICECTL, PACKAGING, until
+from support import ACTOR, LATTICECTL, PACKAGING, dev, until
 
 ALERTS = PACKAGING / "prometheus" / "alerts.yaml"
 DASHBOARD = PACKAGING / "grafana" / "lattice-gateway.json"
@@ -97,10 +97,7 @@ class Prometheus:
 @unittest.skipUnless(has("prometheus"), "needs prometheus: apt-get install prometheus")
 class Scraped(unittest.TestCase):
     def setUp(self) -> None:
-        self.log = self.enterContext(tempfile.TemporaryFile())
-        gateway = dev_gateway.start(dev_gateway.FREE_PORTS, self.log)
-        self.enterContext(dev_gateway.stopped_behind(gateway))
-        ready = dev_gateway.wait_ready(gateway)
+        ready = dev(self, "default")
         self.endpoint = f"http://{ready['grpc']}"
         self.prometheus = Prometheus(self, ready["admin"])
 
@@ -110,12 +107,11 @@ class Scraped(unittest.TestCase):
         self.assertEqual(told.returncode, ends_with, told.stderr)
 
     def test_every_rule_and_every_panel_has_an_answer(self) -> None:
-        self.latticectl("lattice", "provision")
 
         def is_counted_in_every_rate() -> bool:
             # Two scrapes apart, that there is a rate; the second put changes nothing, and a link that is not there is refused.
             self.latticectl("apply", "-f", dev_gateway.EXAMPLE)
-            self.latticectl("link", "get", "MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5", "a:b", ends_with=3)
+            self.latticectl("link", "get", ACTOR, "a:b", ends_with=3)
             return bool(self.prometheus.query("sum(rate(lattice_gateway_rpc_total{code='NOT_FOUND'}[10s])) > 0"))
 
         until("calls are counted", is_counted_in_every_rate)
