@@ -9,6 +9,8 @@ const PROTO_ROOT: &str = "proto";
 const PACKAGE_DIR: &str = "proto/lattice/control/v1";
 /// The rules of fields are for clients: they travel with the descriptors, and no code is made of them.
 const RULES: &str = "buf.validate";
+/// So do the details of errors, which no message names: tools read by the descriptors what an error has. `tonic-types` is their code.
+const ERROR_DETAILS: &str = "google/rpc/error_details.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");
@@ -18,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.push(PathBuf::from(PROTO_ROOT).join(ERROR_DETAILS));
     files.sort();
 
     let mut compiler = protox::Compiler::new([PROTO_ROOT])?;
@@ -33,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pbjson_build::Builder::new()
         .btree_map(["."])
         .register_descriptors(&encoded)?
-        .build(&[".lattice.control.v1", ".google.rpc"])?;
+        .build(&[".lattice.control.v1", ".google.rpc.Status"])?;
     Ok(())
 }
 
@@ -52,7 +55,9 @@ fn without_comments_on_rules(encoded: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> 
 }
 
 fn generate_grpc(mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
-    descriptors.file.retain(|file| file.package() != RULES);
+    descriptors
+        .file
+        .retain(|file| file.package() != RULES && file.name() != ERROR_DETAILS);
     tonic_prost_build::configure()
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")

@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -142,16 +141,14 @@ def build_typescript() -> None:
 
 def generate_typescript() -> None:
     python = setup.python_client()
-    # Has the details of errors, `google/rpc/error_details.proto`, beside its Python.
-    known = sysconfig.get_path("purelib", "venv", {"base": str(setup.VENV), "platbase": str(setup.VENV)})
     generated = TYPESCRIPT / "gen"
     shutil.rmtree(generated, ignore_errors=True)
     generated.mkdir()
     protos = [proto.relative_to(PROTO) for proto in sorted(PROTO.rglob("*.proto"))]
     run(
-        [python, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}", f"--proto_path={known}"]
+        [python, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}"]
         + [f"--plugin=protoc-gen-es={TYPESCRIPT / 'node_modules' / '.bin' / 'protoc-gen-es'}"]
-        + [f"--es_out={generated}", "--es_opt=target=ts", *protos, "google/rpc/error_details.proto"]
+        + [f"--es_out={generated}", "--es_opt=target=ts", *protos]
     )
 
 

@@ -871,6 +871,46 @@ async fn the_document_names_every_route_and_all_that_it_refers_to() {
     }
 }
 
+#[tokio::test]
+async fn the_document_has_the_rules_of_what_is_sent_and_none_of_what_is_answered() {
+    let written = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
+        .arg("openapi")
+        .output();
+    let document: Value = serde_json::from_slice(&written.unwrap().stdout).unwrap();
+    let schema = |message: &str| &document["components"]["schemas"][format!("lattice.control.v1.{message}")];
+    let sent = schema("InterfaceLink-Input");
+    assert_eq!(
+        sent["required"],
+        json!(["sourceId", "target", "witNamespace", "witPackage", "interfaces"])
+    );
+    let properties = &sent["properties"];
+    assert_eq!(properties["sourceId"]["pattern"], "^[A-Za-z0-9_-]{1,128}$");
+    let interfaces = &properties["interfaces"];
+    let rules = ["minItems", "maxItems", "uniqueItems"].map(|rule| &interfaces[rule]);
+    assert_eq!(rules, [&json!(1), &json!(64), &json!(true)]);
+    assert_eq!(interfaces["items"]["pattern"], "^[A-Za-z0-9-]{1,128}$");
+    let values = &schema("NamedConfig-Input")["properties"]["values"];
+    assert_eq!(values["maxProperties"], 256);
+    assert_eq!(values["propertyNames"], json!({"minLength": 1, "maxLength": 255}));
+    // It may stand in the path.
+    let put = schema("PutInterfaceLinkRequest-Input");
+    assert_eq!(put["required"], json!(["interfaceLink"]));
+
+    let answered = schema("InterfaceLink");
+    assert!(answered["required"].is_null(), "{answered}");
+    assert!(
+        answered["properties"]["sourceId"]["pattern"].is_null(),
+        "{answered}"
+    );
+    let get = &document["paths"]["/v1/lattices/{lattice}/link-definition"]["get"];
+    let parameters = get["parameters"].as_array().unwrap();
+    let required = parameters
+        .iter()
+        .filter(|parameter| parameter["required"] == true);
+    let required = required.map(|parameter| parameter["name"].as_str().unwrap());
+    assert_eq!(required.collect::<Vec<_>>(), ["lattice", "actorId", "contractId"]);
+}
+
 fn walk(value: &Value, seen: &mut impl FnMut(&str, &Value)) {
     match value {
         Value::Object(object) => {

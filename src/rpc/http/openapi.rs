@@ -1,4 +1,6 @@
-//! The routes as an OpenAPI 3.1 document, from the descriptors and their comments.
+//! The routes as an OpenAPI 3.1 document, from the descriptors, their comments and the rules of fields.
+
+mod rules;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
+use self::rules::Members;
 use super::{
     answer,
     routes::{POOL, ROUTES, Route},
@@ -24,6 +27,7 @@ pub fn document() -> Value {
     let comments = Comments::of_api();
     let mut writer = Writer {
         comments: &comments,
+        answered: answered(),
         wanted: BTreeSet::new(),
     };
     let mut paths = Map::new();
@@ -100,10 +104,34 @@ fn any() -> Value {
     })
 }
 
+/// Whether a message is sent, and so bound by the rules of its fields, or answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Sent,
+    Answered,
+}
+
+/// The messages that answers are made of.
+fn answered() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = ROUTES.iter().map(|route| route.rpc.output()).collect::<Vec<_>>();
+    while let Some(message) = open.pop() {
+        if found.insert(message.full_name().to_owned()) {
+            open.extend(
+                message
+                    .fields()
+                    .filter_map(|field| field.kind().as_message().cloned()),
+            );
+        }
+    }
+    found
+}
+
 struct Writer<'a> {
     comments: &'a Comments,
+    answered: BTreeSet<String>,
     /// What schemas refer to.
-    wanted: BTreeSet<String>,
+    wanted: BTreeSet<(String, Side)>,
 }
 
 impl Writer<'_> {
@@ -118,7 +146,7 @@ impl Writer<'_> {
                 parameters.push(json!({
                     "name": field.name(), "in": "path", "required": true,
                     "description": self.comments.about(&field.parent_message().parent_file(), field.path()),
-                    "schema": {"type": "string"},
+                    "schema": self.field(&field, Side::Sent),
                 }));
             } else if !route.has_body {
                 self.query(&field, "", 0, &mut parameters);
@@ -130,7 +158,7 @@ impl Writer<'_> {
                 "description": "As `resumeToken`, and before it; browsers send it by themselves.",
             }));
         }
-        let answer = self.reference(&rpc.output());
+        let answer = self.reference(&rpc.output(), Side::Answered);
         let content = if rpc.is_server_streaming() {
             json!({"text/event-stream": {"schema": {"type": "string"}}, "application/x-ndjson": {"schema": answer}})
         } else {
@@ -153,7 +181,7 @@ impl Writer<'_> {
         if route.has_body
             && let Some(operation) = operation.as_object_mut()
         {
-            let schema = self.reference(&route.input());
+            let schema = self.reference(&route.input(), Side::Sent);
             let body = json!({"required": true, "content": {"application/json": {"schema": schema}}});
             operation.insert("requestBody".to_owned(), body);
         }
@@ -174,38 +202,48 @@ impl Writer<'_> {
             return;
         }
         parameters.push(json!({
-            "name": name, "in": "query",
+            "name": name, "in": "query", "required": depth == 0 && rules::requires(field),
             "description": self.comments.about(&field.parent_message().parent_file(), field.path()),
-            "schema": self.field(field),
+            "schema": self.field(field, Side::Sent),
         }));
     }
 
-    fn reference(&mut self, message: &MessageDescriptor) -> Value {
-        self.wanted.insert(message.full_name().to_owned());
-        json!({"$ref": format!("#/components/schemas/{}", message.full_name())})
+    fn reference(&mut self, message: &MessageDescriptor, side: Side) -> Value {
+        let name = message.full_name();
+        self.wanted.insert((name.to_owned(), side));
+        json!({"$ref": format!("#/components/schemas/{}", self.schema_name(name, side))})
+    }
+
+    /// What is sent and answered has two schemas.
+    fn schema_name(&self, message: &str, side: Side) -> String {
+        match side == Side::Sent && self.answered.contains(message) {
+            true => format!("{message}-Input"),
+            false => message.to_owned(),
+        }
     }
 
     /// What was referred to, and what that refers to.
     fn schemas(&mut self) -> Map<String, Value> {
         let mut written = Map::new();
-        while let Some(name) = self.wanted.pop_first() {
-            if written.contains_key(&name) {
+        while let Some((name, side)) = self.wanted.pop_first() {
+            let schema_name = self.schema_name(&name, side);
+            if written.contains_key(&schema_name) {
                 continue;
             }
             let schema = match (POOL.get_message_by_name(&name), POOL.get_enum_by_name(&name)) {
-                (Some(message), _) => self.message(&message),
+                (Some(message), _) => self.message(&message, side),
                 (None, Some(of)) => self.names(&of),
                 (None, None) => continue,
             };
-            written.insert(name, schema);
+            written.insert(schema_name, schema);
         }
         written
     }
 
-    fn message(&mut self, message: &MessageDescriptor) -> Value {
+    fn message(&mut self, message: &MessageDescriptor, side: Side) -> Value {
         let mut properties = BTreeMap::new();
         for field in message.fields() {
-            let mut schema = self.field(&field);
+            let mut schema = self.field(&field, side);
             let about = self.comments.about(&message.parent_file(), field.path());
             if let Some(schema) = schema.as_object_mut()
                 && !about.is_empty()
@@ -214,12 +252,20 @@ impl Writer<'_> {
             }
             properties.insert(field.json_name().to_owned(), schema);
         }
-        json!({
+        let mut schema = json!({
             "type": "object",
             "description": self.comments.about(&message.parent_file(), message.path()),
             "properties": properties,
             "additionalProperties": false,
-        })
+        });
+        let required = required(message);
+        if side == Side::Sent
+            && !required.is_empty()
+            && let Some(schema) = schema.as_object_mut()
+        {
+            schema.insert("required".to_owned(), required.into());
+        }
+        schema
     }
 
     fn names(&self, of: &EnumDescriptor) -> Value {
@@ -231,21 +277,24 @@ impl Writer<'_> {
         json!({"type": "string", "enum": names, "description": about})
     }
 
-    fn field(&mut self, field: &FieldDescriptor) -> Value {
-        if let Kind::Message(entry) = field.kind()
+    fn field(&mut self, field: &FieldDescriptor, side: Side) -> Value {
+        let mut schema = if let Kind::Message(entry) = field.kind()
             && field.is_map()
         {
-            let values = self.value(&entry.map_entry_value_field());
-            return json!({"type": "object", "additionalProperties": values});
+            let values = self.value(&entry.map_entry_value_field(), side);
+            json!({"type": "object", "additionalProperties": values})
+        } else if field.is_list() {
+            json!({"type": "array", "items": self.value(field, side)})
+        } else {
+            self.value(field, side)
+        };
+        if side == Side::Sent {
+            merge(&mut schema, rules::of(field));
         }
-        let one = self.value(field);
-        match field.is_list() {
-            true => json!({"type": "array", "items": one}),
-            false => one,
-        }
+        schema
     }
 
-    fn value(&mut self, field: &FieldDescriptor) -> Value {
+    fn value(&mut self, field: &FieldDescriptor, side: Side) -> Value {
         match field.kind() {
             Kind::Bool => json!({"type": "boolean"}),
             Kind::String => json!({"type": "string"}),
@@ -256,7 +305,7 @@ impl Writer<'_> {
             Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => json!({"type": "string", "pattern": "^-?[0-9]+$"}),
             Kind::Uint64 | Kind::Fixed64 => json!({"type": "string", "pattern": "^[0-9]+$"}),
             Kind::Enum(of) => {
-                self.wanted.insert(of.full_name().to_owned());
+                self.wanted.insert((of.full_name().to_owned(), side));
                 json!({"$ref": format!("#/components/schemas/{}", of.full_name())})
             }
             Kind::Message(message) => match message.full_name() {
@@ -265,8 +314,32 @@ impl Writer<'_> {
                 }
                 "google.protobuf.Timestamp" => json!({"type": "string", "format": "date-time"}),
                 "google.protobuf.Any" => any(),
-                _ => self.reference(&message),
+                _ => self.reference(&message, side),
             },
+        }
+    }
+}
+
+/// The fields that have to be given of a message, but for those that may stand in the path instead.
+fn required(message: &MessageDescriptor) -> Vec<String> {
+    let in_path = ROUTES.iter().filter(|route| route.input() == *message);
+    let in_path = in_path.flat_map(Route::fields_in_path).collect::<BTreeSet<_>>();
+    let fields = message.fields();
+    let fields = fields.filter(|field| rules::requires(field) && !in_path.contains(field.name()));
+    fields.map(|field| field.json_name().to_owned()).collect()
+}
+
+/// Puts members into an object and what is in it.
+fn merge(schema: &mut Value, members: Members) {
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
+    for (name, value) in members {
+        match (schema.get_mut(&name), value) {
+            (Some(inner @ Value::Object(_)), Value::Object(members)) => merge(inner, members),
+            (_, value) => {
+                schema.insert(name, value);
+            }
         }
     }
 }

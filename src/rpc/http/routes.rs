@@ -9,22 +9,14 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor, Value,
-    prost::Message, prost_types::FileDescriptorSet,
 };
 
 use crate::proto::{FILE_DESCRIPTOR_SET, PACKAGE};
 
-/// The descriptors of the API, with those of the details of errors.
+/// The descriptors of the API.
 pub(super) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // Our own descriptors always fit; the tests would notice.
-    let mut pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
-    let details = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_default();
-    let details = details.file.into_iter();
-    let details = details.filter(|file| file.name().ends_with("error_details.proto"));
-    if let Err(error) = pool.add_file_descriptor_protos(details) {
-        tracing::error!(%error, "the details of errors are not written as JSON");
-    }
-    pool
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default()
 });
 
 /// Every route.

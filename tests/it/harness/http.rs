@@ -117,14 +117,8 @@ pub fn request(
     request.body(Full::new(body.into())).unwrap()
 }
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let mut pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
-    let details = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap();
-    let details = details.file.into_iter();
-    let details = details.filter(|file| file.name().ends_with("error_details.proto"));
-    pool.add_file_descriptor_protos(details).unwrap();
-    pool
-});
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap());
 
 /// An RPC by its name, such as `ClaimsService/GetClaims`.
 pub fn rpc(method: &str) -> MethodDescriptor {
