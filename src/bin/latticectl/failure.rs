@@ -420,6 +420,9 @@ impl Failure {
 fn trouble_hint(trouble: Trouble, endpoint: &GatewayUri) -> String {
     match trouble {
         Trouble::UnknownAuthority => "give --ca with the authority that signed it".to_owned(),
+        Trouble::IsAuthority => "give the gateway a certificate that it signs, or one of its own with \
+             `openssl req -x509 … -addext basicConstraints=critical,CA:FALSE`"
+            .to_owned(),
         Trouble::OtherHost => "give an --endpoint with a name that it is for".to_owned(),
         Trouble::OutOfDate => "have it renewed; if it is current, set this machine's clock".to_owned(),
         Trouble::NotTls => {

@@ -59,6 +59,8 @@ pub(crate) struct TlsError {
 pub(crate) enum Trouble {
     /// Nobody trusted signed the gateway's certificate.
     UnknownAuthority,
+    /// The gateway's certificate is that of an authority.
+    IsAuthority,
     /// The gateway's certificate is for other hosts.
     OtherHost,
     /// The gateway's certificate has ended, or has not begun.
@@ -300,6 +302,9 @@ impl From<&rustls::Error> for TlsError {
             Trouble::UnknownAuthority => {
                 format!("nobody who is trusted signed the gateway's certificate: {error}")
             }
+            Trouble::IsAuthority => {
+                "the gateway's certificate is that of an authority, which no server can show".to_owned()
+            }
             Trouble::OtherHost => format!("the gateway's certificate is for another host: {error}"),
             Trouble::OutOfDate => format!("the gateway's certificate is out of date: {error}"),
             Trouble::NotTls => "the other end speaks no TLS".to_owned(),
@@ -329,11 +334,16 @@ fn trouble(error: &rustls::Error) -> Trouble {
     Trouble::Other
 }
 
+/// What webpki calls it, which rustls hands on as a text alone.
+const IS_AUTHORITY: &str = "CaUsedAsEndEntity";
+
 fn trouble_with_certificate(error: &CertificateError) -> Trouble {
     use CertificateError as E;
 
     if matches!(error, E::UnknownIssuer | E::BadSignature) {
         Trouble::UnknownAuthority
+    } else if error.to_string().contains(IS_AUTHORITY) {
+        Trouble::IsAuthority
     } else if matches!(error, E::NotValidForName | E::NotValidForNameContext { .. }) {
         Trouble::OtherHost
     } else if matches!(

@@ -54,17 +54,25 @@ impl Files {
         files
     }
 
-    /// Serves TLS for a host; answers with the call's token as the message of an error.
-    async fn serve(&self, host: &str, client_certificates: ClientCertificates) -> Served {
-        let [certificate_file, key_file] = self.pair(host);
-        let config = TlsConfig {
+    /// What serves TLS with that certificate.
+    fn config(
+        &self,
+        [certificate_file, key_file]: [PathBuf; 2],
+        client_certificates: ClientCertificates,
+    ) -> TlsConfig {
+        TlsConfig {
             certificate_file,
             key_file,
             client_ca_file: Some(self.ca()),
             client_certificates,
             minimum_version: TlsVersion::V1_3,
             with_http1: false,
-        };
+        }
+    }
+
+    /// Serves TLS for a host; answers with the call's token as the message of an error.
+    async fn serve(&self, host: &str, client_certificates: ClientCertificates) -> Served {
+        let config = self.config(self.pair(host), client_certificates);
         serve(Some(Tls::load(&config).unwrap())).await
     }
 }
@@ -216,6 +224,24 @@ async fn what_stands_in_the_way_is_told_with_a_way_out() {
         let exit = CommandError::from(error).exit();
         assert_eq!(exit, Exit::Refused, "nothing that passes by itself");
     }
+}
+
+/// As `openssl req -x509` makes one where it is told no more.
+#[tokio::test]
+async fn a_certificate_of_an_authority_is_told_as_such() {
+    let files = Files::new("ours");
+    let key = files.folder.path().join("ca.key");
+    fs::write(&key, files.authority.key().serialize_pem()).unwrap();
+    let config = files.config([files.ca(), key], ClientCertificates::Ignored);
+    let served = serve(Some(Tls::load(&config).unwrap())).await;
+    let endpoint = format!("https://localhost:{}", served.port);
+    let (error, told) = call(&["--endpoint", &endpoint, "--ca", text(&files.ca())]).await;
+    assert_eq!(
+        error.failure.cause,
+        Cause::NotSecured(Trouble::IsAuthority),
+        "{told}"
+    );
+    assert!(told.contains("CA:FALSE"), "{told}");
 }
 
 #[tokio::test]
