@@ -21,6 +21,9 @@ pub(super) struct NatsPermissions {
     /// The gateway's user.
     #[arg(long, value_name = "NAME", default_value = "lattice-gateway")]
     user: String,
+    /// Print an account of that name, for the `accounts` of a nats-server's configuration: users and passwords are named after it.
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// The JetStream domain, as `nats.domain` names it to the gateway.
     #[arg(long)]
     domain: Option<String>,
@@ -44,6 +47,34 @@ enum Format {
 const HOSTS: &str = "hosts";
 const OTHERS: &str = "everybody-else";
 
+/// What a nats-server's configuration calls those whom it knows, apart in each account: it knows a user's name once.
+struct Names {
+    /// Where the users are.
+    place: String,
+    gateway: String,
+    hosts: String,
+    others: String,
+    /// The variables of their passwords begin so.
+    variable: String,
+}
+
+impl Names {
+    fn new(user: &str, account: Option<&str>) -> Self {
+        let of = |name: &str| account.map_or_else(|| name.to_owned(), |account| format!("{account}-{name}"));
+        let variable = account.map(|account| format!("{}_", account.replace('-', "_").to_ascii_uppercase()));
+        Self {
+            place: account.map_or_else(
+                || "authorization {\n".to_owned(),
+                |account| format!("{account} {{\n  jetstream: enabled\n"),
+            ),
+            gateway: of(user),
+            hosts: of(HOSTS),
+            others: of(OTHERS),
+            variable: format!("NATS_{}", variable.unwrap_or_default()),
+        }
+    }
+}
+
 impl NatsPermissions {
     pub(super) fn run(self) -> ExitCode {
         match self.text() {
@@ -65,7 +96,11 @@ impl NatsPermissions {
                 Err(invalid) => mistakes.push(format!("--lattice {name:?}: {invalid}")),
             }
         }
-        let words = [("--user", Some(&self.user)), ("--domain", self.domain.as_ref())];
+        let words = [
+            ("--user", Some(&self.user)),
+            ("--domain", self.domain.as_ref()),
+            ("--account", self.account.as_ref()),
+        ];
         for (option, text) in words {
             if let Some(text) = text.filter(|text| !is_word(text)) {
                 mistakes.push(format!("{option} {text:?}: must be made of A-Z a-z 0-9 _ -"));
@@ -73,6 +108,9 @@ impl NatsPermissions {
         }
         if [HOSTS, OTHERS].contains(&self.user.as_str()) {
             mistakes.push(format!("--user {:?}: is another user's name here", self.user));
+        }
+        if self.account.is_some() && matches!(self.format, Format::Nsc) {
+            mistakes.push("--account: commands of `nsc` take it from the shell, as ACCOUNT".to_owned());
         }
         if !mistakes.is_empty() {
             return Err(mistakes);
@@ -88,7 +126,11 @@ impl NatsPermissions {
         );
         let denied = permissions::kept_from_others(&lattices);
         Ok(match self.format {
-            Format::Server => server(&self.user, &gateway, &denied),
+            Format::Server => server(
+                &Names::new(&self.user, self.account.as_deref()),
+                &gateway,
+                &denied,
+            ),
             Format::Nsc => nsc(&self.user, &gateway, &denied),
         })
     }
@@ -109,24 +151,31 @@ const REACH: &str = "\
 # trusted at all belongs into another account.
 ";
 
-fn server(user: &str, gateway: &Permissions, denied: &Permissions) -> String {
+fn server(names: &Names, gateway: &Permissions, denied: &Permissions) -> String {
+    let Names {
+        place,
+        gateway: user,
+        hosts,
+        others,
+        variable,
+    } = names;
     let allowed_publish = server_list(10, &gateway.publish);
     let allowed_subscribe = server_list(10, &gateway.subscribe);
     let denied_publish = server_list(6, &denied.publish);
     let denied_subscribe = server_list(6, &denied.subscribe);
     format!(
         r#"# Who may do what around the lattices of a lattice gateway. Include this in the configuration of
-# every nats-server that clients come to, or merge it with the `authorization` that is there.
+# every nats-server that clients come to, or merge it with what is there; an account's belongs into
+# its `accounts`.
 #
 # Passwords are taken from the server's environment; without them it does not start. The server reads
-# their values as configuration, so put double quotes into them: NATS_HOSTS_PASSWORD='"..."'. The
+# their values as configuration, so put double quotes into them: {variable}HOSTS_PASSWORD='"..."'. The
 # gateway's also goes into a URL, `nats.servers`: make it of letters and digits.
 #
-{REACH}authorization {{
-  users: [
+{REACH}{place}  users: [
     # The gateway: what it does, and nothing else.
     {{
-      user: "{user}", password: $NATS_GATEWAY_PASSWORD
+      user: "{user}", password: ${variable}GATEWAY_PASSWORD
       permissions: {{
         publish: {{ allow: [
 {allowed_publish}        ] }}
@@ -135,9 +184,9 @@ fn server(user: &str, gateway: &Permissions, denied: &Permissions) -> String {
       }}
     }}
     # Hosts write the lattices by themselves: nothing is taken from them.
-    {{ user: "{HOSTS}", password: $NATS_HOSTS_PASSWORD, permissions: {{ publish: ">", subscribe: ">" }} }}
+    {{ user: "{hosts}", password: ${variable}HOSTS_PASSWORD, permissions: {{ publish: ">", subscribe: ">" }} }}
     # Everybody else. Add users like this one: the default permissions apply to each that has none.
-    {{ user: "{OTHERS}", password: $NATS_EVERYBODY_ELSE_PASSWORD }}
+    {{ user: "{others}", password: ${variable}EVERYBODY_ELSE_PASSWORD }}
   ]
   default_permissions: {{
     publish: {{ deny: [
@@ -147,7 +196,7 @@ fn server(user: &str, gateway: &Permissions, denied: &Permissions) -> String {
   }}
 }}
 # Lets in who names no user, as everybody else:
-# no_auth_user: "{OTHERS}"
+# no_auth_user: "{others}"
 "#
     )
 }

@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
     process::{Command, Output},
     time::Duration,
 };
@@ -50,12 +52,13 @@ fn printed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The server's configuration: what was printed, and its passwords, which a variable of the configuration gives as well
-/// as one of the environment.
+/// The server's configuration: what was printed, and the passwords that it names, which a variable of the configuration
+/// gives as well as one of the environment.
 fn with_passwords(printed: &str) -> String {
-    let variables = ["GATEWAY", "HOSTS", "EVERYBODY_ELSE"];
-    let passwords = variables.map(|user| format!("NATS_{user}_PASSWORD: \"{PASSWORD}\"\n"));
-    passwords.concat() + printed
+    let words = printed.split(|character: char| character.is_whitespace() || ",}".contains(character));
+    let variables = words.filter_map(|word| word.strip_prefix('$'));
+    let passwords = variables.map(|variable| format!("{variable}: \"{PASSWORD}\"\n"));
+    passwords.collect::<BTreeSet<_>>().into_iter().collect::<String>() + printed
 }
 
 async fn serving(nats: &Nats, settings: &str) -> TestGateway {
@@ -1129,7 +1132,7 @@ fn what_is_no_name_is_refused_with_its_option() {
 fn a_server_without_the_passwords_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("nats.conf");
-    std::fs::write(&config, printed(&["--lattice", "default"])).unwrap();
+    fs::write(&config, printed(&["--lattice", "default"])).unwrap();
     let check = || {
         let mut check = Command::new(nats::program());
         check.arg("-t").arg("-c").arg(&config).env_clear();
@@ -1145,4 +1148,80 @@ fn a_server_without_the_passwords_does_not_start() {
     let passwords = variables.map(|name| (name, "\"12345 $ecret#\""));
     let accepted = check().envs(passwords).output().unwrap();
     assert!(accepted.status.success(), "{accepted:?}");
+}
+
+/// `packaging/nats` as it is shipped, but for where the server is, passwords and tokens.
+#[tokio::test]
+async fn one_gateway_serves_teams_that_are_in_accounts_of_their_own() {
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/nats");
+    let shipped = |file: &str| fs::read_to_string(packaging.join(file)).unwrap();
+    let server = shipped("nats.conf");
+    // The harness says where the server keeps its streams.
+    let (_, accounts) = server.split_once("\naccounts ").unwrap();
+    let mut accounts = format!("accounts {accounts}");
+    for team in TEAMS {
+        let options = [
+            "--account",
+            team,
+            "--lattice",
+            team,
+            "--layout",
+            "component",
+            "--provision",
+        ];
+        accounts = accounts.replace(&format!("include \"{team}.conf\""), &printed(&options));
+    }
+    let nats = Nats::launch_with(&with_passwords(&accounts)).await;
+    let config = shipped("gateway.toml")
+        .replace(
+            "…@127.0.0.1:4222",
+            &format!("{PASSWORD}@127.0.0.1:{}", nats.port()),
+        )
+        .replacen("\"…\"", &format!("\"{}\"", "a".repeat(64)), 1)
+        .replacen("\"…\"", &format!("\"{}\"", "b".repeat(64)), 1);
+    let gateway = TestGateway::serving_as(&config).await;
+    for team in TEAMS {
+        let mut put = put_interface_link(interface_link("component"));
+        put.lattice = team.to_owned();
+        until("the gateway writes", async || {
+            gateway
+                .interface_links()
+                .put_interface_link(put.clone())
+                .await
+                .ok()
+        })
+        .await;
+    }
+    for (team, other) in [("team-a", "team-b"), ("team-b", "team-a")] {
+        let hosts = async_nats::jetstream::new(nats.client_for(&format!("{team}-hosts")).await);
+        let own = hosts.get_stream(format!("KV_LATTICEDATA_{team}")).await.unwrap();
+        let subject = format!("$KV.LATTICEDATA_{team}.COMPONENT_http-server");
+        own.get_last_raw_message_by_subject(&subject).await.unwrap();
+        let elses = hosts.get_stream(format!("KV_LATTICEDATA_{other}")).await;
+        assert!(elses.is_err(), "{elses:?}");
+
+        let others = format!("{team}-everybody-else");
+        let client = nats.client_for(&others).await;
+        client.publish(subject.clone(), "{}".into()).await.unwrap();
+        client.flush().await.unwrap();
+        until("it is refused", async || {
+            violations(&nats, &others)
+                .contains(&("publish", subject.clone()))
+                .then_some(())
+        })
+        .await;
+        assert_eq!(violations(&nats, &format!("{team}-{GATEWAY}")), BTreeSet::new());
+    }
+}
+
+const TEAMS: [&str; 2] = ["team-a", "team-b"];
+
+#[test]
+fn an_account_is_printed_for_a_server_alone() {
+    let refused = run(&["--lattice", "default", "--account", "a", "--format", "nsc"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("--account"), "{told}");
+    let refused = run(&["--lattice", "default", "--account", "a b"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("--account \"a b\""), "{told}");
 }
