@@ -60,7 +60,7 @@ pub(crate) fn tell_how_they_are_given(error: &mut clap::Error) {
         return;
     };
     if !argument.starts_with('-') && key_value(argument).is_ok() {
-        let tip = format!("values are given by an option: --value {argument}");
+        let tip = format!("where a command takes values, it takes them by an option: --value {argument}");
         let tip = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
         error.insert(ContextKind::Suggested, tip);
     }

@@ -258,12 +258,15 @@ impl Writer<'_> {
             "properties": properties,
             "additionalProperties": false,
         });
-        let required = required(message);
-        if side == Side::Sent
-            && !required.is_empty()
-            && let Some(schema) = schema.as_object_mut()
-        {
-            schema.insert("required".to_owned(), required.into());
+        if side == Side::Sent {
+            let required = required(message);
+            merge(
+                &mut schema,
+                required
+                    .map(|names| ("required".to_owned(), names))
+                    .into_iter()
+                    .collect(),
+            );
         }
         schema
     }
@@ -320,13 +323,16 @@ impl Writer<'_> {
     }
 }
 
-/// The fields that have to be given of a message, but for those that may stand in the path instead.
-fn required(message: &MessageDescriptor) -> Vec<String> {
+/// The fields that have to be given of a message, but for those that may stand in the path instead; none where there are none.
+fn required(message: &MessageDescriptor) -> Option<Value> {
     let in_path = ROUTES.iter().filter(|route| route.input() == *message);
     let in_path = in_path.flat_map(Route::fields_in_path).collect::<BTreeSet<_>>();
     let fields = message.fields();
     let fields = fields.filter(|field| rules::requires(field) && !in_path.contains(field.name()));
-    fields.map(|field| field.json_name().to_owned()).collect()
+    let names = fields
+        .map(|field| field.json_name().to_owned())
+        .collect::<Vec<_>>();
+    (!names.is_empty()).then(|| names.into())
 }
 
 /// Puts members into an object and what is in it.

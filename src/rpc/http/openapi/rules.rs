@@ -115,16 +115,11 @@ fn plain(rules: &DynamicMessage, rule: &str) -> Option<Value> {
     let value = rules
         .has_field_by_name(rule)
         .then(|| rules.get_field_by_name(rule))??;
-    let is = value.as_bool().map(Value::from);
-    let number = || {
-        value
-            .as_i32()
-            .map(Value::from)
-            .or_else(|| Some(value.as_u32()?.into()))
-    };
-    let size = || Some(value.as_u64()?.into());
-    let text = || Some(value.as_str()?.into());
-    is.or_else(number).or_else(size).or_else(text)
+    let flag = value.as_bool().map(Value::from);
+    flag.or_else(|| value.as_i32().map(Value::from))
+        .or_else(|| value.as_u32().map(Value::from))
+        .or_else(|| value.as_u64().map(Value::from))
+        .or_else(|| value.as_str().map(Value::from))
 }
 
 /// The names of an enum's values that a rule lists.
@@ -137,4 +132,44 @@ fn names(rules: &DynamicMessage, rule: &str, field: &FieldDescriptor) -> Vec<Str
     let numbers = listed.iter().filter_map(Reflected::as_i32);
     let named = numbers.filter_map(|number| of.get_value(number));
     named.map(|value| value.name().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::PACKAGE;
+
+    /// Those that JSON Schema does not have, or not for what a text is in JSON.
+    const LEFT_OUT: [(&str, &str); 4] = [
+        ("duration", "gte"),
+        ("duration", "lte"),
+        ("uint64", "lte"),
+        ("enum", "defined_only"),
+    ];
+
+    #[test]
+    fn every_rule_of_the_api_is_told_or_left_out_on_purpose() {
+        let messages = POOL
+            .all_messages()
+            .filter(|message| message.package_name() == PACKAGE);
+        for field in messages.flat_map(|message| message.fields().collect::<Vec<_>>()) {
+            let Some(rules) = rules(&field) else { continue };
+            let told = of(&field);
+            for (kind, rules) in rules
+                .fields()
+                .filter_map(|(kind, rules)| Some((kind, rules.as_message()?)))
+            {
+                let left_out = rules
+                    .fields()
+                    .filter(|(rule, _)| LEFT_OUT.contains(&(kind.name(), rule.name())))
+                    .count();
+                assert_eq!(
+                    told.len() + left_out,
+                    rules.fields().count(),
+                    "{}: {rules:?} is told as {told:?}",
+                    field.full_name()
+                );
+            }
+        }
+    }
 }
