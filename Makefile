@@ -35,7 +35,7 @@ examples: ## Run the example clients of every language against a gateway. ARGS='
 	@$(PYTHON) tools/setup.py python-client > /dev/null
 	@$(WITH_NATS) exec $(PYTHON) tools/examples.py $(ARGS)
 
-interop: ## Run the tools of others on it: Helm, Prometheus, systemd, Envoy, grpcurl, Schemathesis. Those not here are skipped.
+interop: ## Run the tools of others on it: Helm, Prometheus, systemd, Envoy, buf, grpcurl, Schemathesis. Those not here are skipped.
 	cargo build --bins
 	@python="$$($(PYTHON) tools/setup.py interop)" && $(WITH_NATS) PYTHONPATH=.tools/python-stubs:tools \
 		$$python -m unittest discover --verbose --start-directory tests/interop
