@@ -5,8 +5,8 @@
 //! with Lowe's cache), which holds across a loss of the stream too.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::mpsc,
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use todc_utils::{
     },
     specifications::Specification,
 };
+use tokio::time::Instant;
 
 use crate::{
     alone, audit,
@@ -24,8 +25,9 @@ use crate::{
     world::SETTLE,
 };
 
-/// How long the search may take for one key.
+/// How long the search for one key may take, and how much memory.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
+const SEARCH_BYTES_MAX: usize = 4 << 30;
 
 /// What a check found wrong.
 pub type Violation = String;
@@ -615,13 +617,46 @@ pub fn linearizable(history: &History, key: usize) -> Option<bool> {
     if ops.is_empty() {
         return Some(true);
     }
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let decided = WGLChecker::<Register>::is_linearizable(steps(ops));
-        // Whoever asked may have given up.
-        sender.send(decided).unwrap_or_default();
+    let search = std::thread::spawn(move || {
+        Search::begin(2 * ops.len());
+        WGLChecker::<Register>::is_linearizable(steps(ops))
     });
-    receiver.recv_timeout(SEARCH_TIMEOUT).ok()
+    search.join().ok()
+}
+
+/// What a search on this thread has left. The checker knows no end of its own, so it is ended from within, where it applies
+/// an operation: a search that nobody waits for any more would take all of the machine's memory.
+struct Search {
+    until: Instant,
+    /// How many places it may keep, each of as many bytes as there are steps.
+    places: usize,
+}
+
+thread_local! {
+    static SEARCH: RefCell<Option<Search>> = const { RefCell::new(None) };
+}
+
+impl Search {
+    fn begin(steps: usize) {
+        let search = Self {
+            until: Instant::now() + SEARCH_TIMEOUT,
+            places: SEARCH_BYTES_MAX / steps,
+        };
+        SEARCH.replace(Some(search));
+    }
+
+    /// Ends the thread's search, with nothing decided, once it has nothing left.
+    fn go_on() {
+        let is_over = SEARCH.with_borrow_mut(|search| {
+            search.as_mut().is_some_and(|search| {
+                search.places = search.places.saturating_sub(1);
+                search.places == 0 || (search.places.is_multiple_of(1_024) && Instant::now() > search.until)
+            })
+        });
+        if is_over {
+            std::panic::resume_unwind(Box::new("given up"));
+        }
+    }
 }
 
 /// A call and an answer each; what may have been applied at any later time is answered at the end of time.
@@ -656,6 +691,7 @@ impl Specification for Register {
     }
 
     fn apply(op: &Op, state: &Self::State) -> (bool, Self::State) {
+        Search::go_on();
         let holds = match op.condition {
             Condition::None => true,
             Condition::Is(writer) => *state == Some(writer),
