@@ -57,8 +57,9 @@ pub(crate) async fn run(context: &Context<'_>, arguments: &ExportArguments) -> R
     write(Path::new(&arguments.file), document.as_bytes())?;
     Ok(match context.format {
         Format::Table => format!(
-            "exported  lattice {}  ({count} entries, layout {}, to {})\n",
+            "exported  lattice {}  ({}, layout {}, to {})\n",
             context.lattice,
+            output::entries(count),
             picture.layout.as_str(),
             printable(&arguments.file)
         ),

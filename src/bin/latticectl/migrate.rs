@@ -213,10 +213,7 @@ fn check_verified(context: &Context<'_>, moved: &MigrateLatticeResponse) -> Resu
         .collect();
     problems.push(format!(
         "{} of {} differ and were left as they are, so the stream is kept; run the same command again once they agree",
-        match moved.kept_count {
-            1 => "1 entry".to_owned(),
-            count => format!("{count} entries"),
-        },
+        output::entries(usize::try_from(moved.kept_count).unwrap_or(usize::MAX)),
         context.lattice,
     ));
     Err(CommandError::Lost(problems))

@@ -87,6 +87,14 @@ pub(crate) fn values(values: &BTreeMap<String, String>) -> String {
     pairs.join(",")
 }
 
+/// So many entries, in words.
+pub(crate) fn entries(count: usize) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
+    }
+}
+
 /// Tells something on standard error. Nobody may be listening; that is no reason to fail.
 pub(crate) fn note(text: &str) {
     if text.is_empty() {

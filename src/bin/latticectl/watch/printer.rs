@@ -71,7 +71,10 @@ impl Printer {
                 self.entries = self.entries.saturating_add(snapshot.entries.len());
             }
             Some(Event::SnapshotComplete(_)) => {
-                output::note(&format!("{} entries stand; changes follow", self.entries));
+                output::note(&format!(
+                    "{} so far; changes follow",
+                    output::entries(self.entries)
+                ));
                 self.entries = 0;
             }
             Some(Event::Bookmark(Bookmark { is_stale, .. })) => {
