@@ -96,7 +96,8 @@ pub fn places_of_changes(in_flight_max: usize) -> Arc<Semaphore> {
 /// Wraps one call.
 pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let method = known_method(request.uri().path());
+    let path = known_path(request.uri().path());
+    let method = method_of(path);
     let is_health = request.uri().path().starts_with(HEALTH_PREFIX);
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let mut call = admission.call_of(request.headers(), connection);
@@ -109,7 +110,7 @@ pub async fn call(State(admission): State<Arc<Admission>>, mut request: Request,
                 place = Some((admitted, admission.metrics.under_way()));
                 request.extensions_mut().insert(call.clone());
                 let (id, caller) = (&*call.id, call.caller().as_str());
-                let span = traces::call(known_path(request.uri().path()), id, caller, request.headers());
+                let span = traces::call(path, id, caller, request.headers());
                 let response = admission.handle(span, &call, next.run(request)).await;
                 admission.hand_over(method, &call, response).await
             }
@@ -460,9 +461,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 /// The method as metrics and logs name it; one text for all that are not ours, since callers choose paths.
-fn known_method(path: &str) -> &'static str {
-    let path = known_path(path).and_then(|path| path.rsplit_once('/'));
-    path.map_or("other", |(_, method)| method)
+fn method_of(path: Option<&'static str>) -> &'static str {
+    let method = path.and_then(|path| path.rsplit_once('/'));
+    method.map_or("other", |(_, method)| method)
 }
 
 /// The path of a method that is ours.
@@ -507,7 +508,7 @@ fn goes_on(method: &str) -> bool {
     method == "Apply"
 }
 
-/// Whether the method, as [`known_method`] names it, changes something itself. `Apply` and `ApplyManifest` do not: their
+/// Whether the method, as [`method_of`] names it, changes something itself. `Apply` and `ApplyManifest` do not: their
 /// operations do, each by the method of its own service.
 fn is_change(method: &str) -> bool {
     ["Put", "Set", "Delete", "Provision", "Migrate"]
@@ -515,7 +516,7 @@ fn is_change(method: &str) -> bool {
         .any(|verb| method.starts_with(verb))
 }
 
-/// Whether the method, as [`known_method`] names it, only reads, and is answered once.
+/// Whether the method, as [`method_of`] names it, only reads, and is answered once.
 fn is_read(method: &str) -> bool {
     is_list(method)
         || ["Get", "Diagnose"]
