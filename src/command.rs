@@ -178,7 +178,7 @@ impl Command {
             Action::NatsPermissions(permissions) => permissions.run(),
             Action::DescriptorSet => descriptor_set(),
             Action::OpenApi => written(rpc::http::document().to_string().as_bytes()),
-            Action::Completions { shell } => completions(shell),
+            Action::Completions { shell } => written(&completions::<Self>(shell)),
             Action::HealthCheck(check) => check.run(),
         }
     }
@@ -269,12 +269,13 @@ fn descriptor_set() -> ExitCode {
     written(FILE_DESCRIPTOR_SET)
 }
 
-fn completions(shell: Shell) -> ExitCode {
-    let mut command = Command::command();
-    let name = command.get_name().to_owned();
+/// The completion script of a program. Made in memory, because `generate` panics where a pipe breaks.
+pub fn completions<C: CommandFactory>(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
+    let mut command = C::command();
+    let name = command.get_name().to_owned();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    written(&script)
+    script
 }
 
 /// Writes all of a document, or says that it is not whole.

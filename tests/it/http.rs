@@ -828,6 +828,13 @@ async fn idle_connections_of_http_1_hold_no_shutdown_up() {
     stopped.expect("it stops before its connections are cut");
 }
 
+/// As the program writes it where no gateway runs.
+fn written_document() -> Value {
+    let program = env!("CARGO_BIN_EXE_lattice-gateway");
+    let written = Command::new(program).arg("openapi").output().unwrap();
+    serde_json::from_slice(&written.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn the_document_names_every_route_and_all_that_it_refers_to() {
     let nats = Nats::start().await;
@@ -836,13 +843,7 @@ async fn the_document_names_every_route_and_all_that_it_refers_to() {
     // It is told to whoever asks.
     let answer = gateway.http(Method::GET, "/openapi.json", &[], "").await;
     let document = answer.json();
-    let written = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
-        .arg("openapi")
-        .output();
-    assert_eq!(
-        serde_json::from_slice::<Value>(&written.unwrap().stdout).unwrap(),
-        document
-    );
+    assert_eq!(written_document(), document);
     assert_eq!(document["openapi"], "3.1.0");
     let methods = api::methods()
         .into_iter()
@@ -871,12 +872,9 @@ async fn the_document_names_every_route_and_all_that_it_refers_to() {
     }
 }
 
-#[tokio::test]
-async fn the_document_has_the_rules_of_what_is_sent_and_none_of_what_is_answered() {
-    let written = Command::new(env!("CARGO_BIN_EXE_lattice-gateway"))
-        .arg("openapi")
-        .output();
-    let document: Value = serde_json::from_slice(&written.unwrap().stdout).unwrap();
+#[test]
+fn the_document_has_the_rules_of_what_is_sent_and_none_of_what_is_answered() {
+    let document = written_document();
     let schema = |message: &str| &document["components"]["schemas"][format!("lattice.control.v1.{message}")];
     let sent = schema("InterfaceLink-Input");
     assert_eq!(

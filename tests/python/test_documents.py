@@ -10,14 +10,14 @@ from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 
 import dev_gateway
-from test_client import rpc_path, rpcs
+from test_client import ECHO, HTTPSERVER, rpc_path, rpcs
 
 MIGRATION_GUIDE = dev_gateway.ROOT / "docs" / "coming-from.md"
 # As the documents shorten them.
 VALUES = {
     "'\"$(cat echo.jwt)\"'": (dev_gateway.EXAMPLE / "echo.jwt").read_text().strip(),
-    "M…": "MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5",
-    "V…": "VDBAXWLT2DO27TIZ4XGJ4NJINMUJ5CTDC3TZ4RFICJXCMRGSQMO6IG6N",
+    "M…": ECHO,
+    "V…": HTTPSERVER,
 }
 
 

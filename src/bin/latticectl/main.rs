@@ -42,8 +42,9 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser};
-use clap_complete::{Shell, generate};
+use clap::Parser;
+use clap_complete::Shell;
+use lattice_gateway::command;
 
 use crate::{
     args::{Cli, Command, Format},
@@ -115,13 +116,8 @@ async fn run(context: &Context<'_>, command: &Command) -> Result<String, Command
     }
 }
 
-/// Made in memory, because `generate` panics where a pipe breaks.
 fn completions(shell: Shell) -> String {
-    let mut script = Vec::new();
-    let mut command = Cli::command();
-    let name = command.get_name().to_owned();
-    generate(shell, &mut command, name, &mut script);
-    String::from_utf8_lossy(&script).into_owned()
+    String::from_utf8_lossy(&command::completions::<Cli>(shell)).into_owned()
 }
 
 /// A reader that has seen enough and closed the pipe is no error.
